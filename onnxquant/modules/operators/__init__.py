@@ -1,4 +1,4 @@
-"""Functions of operators by family, which fill the table of ``modules.node``. They import it, and families of them each other."""
+"""Functions of operators by family, which fill the table of ``modules.node``. They import it, and some of each other."""
 
 from onnxquant.modules.operators import (
     attention,
