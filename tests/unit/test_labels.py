@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,17 @@ def test_files_of_labels_tell_the_accuracy(batch: int, tmp_path: Path) -> None:
         ("f.npz", None, r"holds float32 \[20, 80\], expected one class"),
         ("broken.npz", "PK", "cannot be read as .npz"),
         ("two.npz", None, "expected an array called label, .* found a, b"),
+        ("none.npz", None, "is empty"),
+        ("text.npz", None, "labels is no array"),
+        ("damaged.npz", None, "cannot be read as .npz"),
     ):
         np.savez(tmp_path / "two.npz", a=labels, b=labels)
+        np.savez(tmp_path / "none.npz", labels[:0])
+        with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+            archive.writestr("labels", "1 2 3")
+        np.savez_compressed(tmp_path / "damaged.npz", np.random.default_rng(0).integers(0, 1000, 5000))
+        damaged = (tmp_path / "damaged.npz").read_bytes()
+        (tmp_path / "damaged.npz").write_bytes(damaged[:100] + b"\xff" * 20 + damaged[120:])
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(FeedError, match=says):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,23 +105,33 @@ class LabelFile:
 def _array(path: Path) -> list[Label]:
     """The labels in a .npy, or in a .npz of one array or of one that is called like labels."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                names = [name for name in loaded.files if is_label_name(name)] or loaded.files
-                if len(names) != 1:
-                    listed = ", ".join(loaded.files) or "none"
-                    usual = ", ".join(NAMES)
-                    raise FeedError(f"labels {path}: expected an array called {usual}, or one alone; found {listed}")
-                array = loaded[names[0]]
-        else:
-            array = loaded
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file:
+            array = _only_array(path, np.load(file, allow_pickle=False))
+    except FeedError:
+        raise
+    except Exception as error:  # zipfile.BadZipFile, zlib.error, ValueError, MemoryError: any kind of damage
         raise FeedError(f"labels {path}: cannot be read as {path.suffix.lower()}: {error}") from None
     labels = labels_in(array)
     if labels is None:
         raise FeedError(f"labels {path}: holds {array.dtype} {list(array.shape)}, expected one class for each sample")
+    if not labels:
+        raise FeedError(f"labels {path}: is empty, expected a class for each sample")
     return labels
+
+
+def _only_array(path: Path, loaded: NDArray[Any] | np.lib.npyio.NpzFile) -> NDArray[Any]:
+    """The array of labels in what a .npy or a .npz holds."""
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        return loaded
+    names = [name for name in loaded.files if is_label_name(name)] or loaded.files
+    if len(names) != 1:
+        listed, usual = ", ".join(loaded.files) or "none", ", ".join(NAMES)
+        raise FeedError(f"labels {path}: expected an array called {usual}, or one alone; found {listed}")
+    array = loaded[names[0]]
+    if not isinstance(array, np.ndarray):  # a member that is no .npy
+        raise FeedError(f"labels {path}: {names[0]} is no array that numpy wrote")
+    return array
 
 
 def _rows(path: Path) -> list[list[str]]:
