@@ -95,7 +95,7 @@ def lower(document: Document, plan: Plan, sink: Sink, encode: Encode | None) -> 
     if plan.activations:
         plan.activations.insert(proto)
     if plan.integer_operators:
-        add_integer_operators(proto)
+        add_integer_operators(proto, document)
     restore_computations(proto, document.computations)
     _drop_stale_shapes(proto)
     outcome = convert_to_float16(document, proto, plan.float16, records, sink) if plan.float16 else None

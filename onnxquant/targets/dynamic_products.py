@@ -138,18 +138,18 @@ class _Group:
         return call
 
 
-def add_dynamic_products(proto: onnx.ModelProto) -> int:
+def add_dynamic_products(proto: onnx.ModelProto, document: Document) -> int:
     """Replace products that round their activations in each call in the main graph by our operator, in place.
 
     Args:
         proto: a model with dynamic integer activations.
+        document: the document that it was made from, which has the values of its constants.
 
     Returns:
         the number of operators.
     """
     if not any(_is_product(node, *_PLANES) for node in proto.graph.node):
         return 0
-    document = Document(proto, memoryview(b""), None)
     editor = GraphEditor(proto.graph)
     groups = list(_groups(editor, _gelus(document, editor)))
     numbers: dict[bytes, int] = {}
@@ -162,7 +162,7 @@ def add_dynamic_products(proto: onnx.ModelProto) -> int:
         if all(function.name != name or function.domain != DOMAIN for function in proto.functions):
             proto.functions.append(group.body(name, proto.opset_import))
         calls.append((group, group.call(name, editor.names.fresh(f"{group.products[0].output}/{DYNAMIC_PRODUCTS}"))))
-    shapes = infer(document)
+    shapes = infer(Document(proto, memoryview(b""), None))
     for group, call in calls:
         for node in group.nodes:
             editor.remove(node)

@@ -128,6 +128,13 @@ def test_a_gelu_of_what_is_bounded_keeps_its_bounds(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(proto, feed, library=True)[0], run(proto, feed)[0], atol=1e-4)
 
 
+def test_constants_of_a_gelu_may_be_in_another_file(folder: Path, tmp_path: Path) -> None:
+    data = {"location": "data.bin", "size_threshold": 0}
+    onnx.save(encoder(), tmp_path / "model.onnx", save_as_external_data=True, **data)
+    onnxquant.quantize(tmp_path / "model.onnx", tmp_path / "out.onnx", activations="dynamic", proof=False)
+    assert activations(onnx.load(tmp_path / "out.onnx")) == activations(onnx.load(folder / "auto.onnx"))
+
+
 def test_a_file_with_products_becomes_floats_again(folder: Path, tmp_path: Path) -> None:
     for name in ("auto.onnx", "onnx.onnx"):
         onnxquant.dequantize(folder / name, tmp_path / name)
