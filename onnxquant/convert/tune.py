@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from onnxquant.artifact import lowering
 from onnxquant.calibration.feeds import Feed, Feeds, Split
 from onnxquant.calibration.gram_matrices import samples_digest
 from onnxquant.convert.plan_model import PlannedModel
-from onnxquant.errors import FeedError, RangeError, RecipeError
+from onnxquant.errors import FeedError, ModelError, RangeError, RecipeError
 from onnxquant.formats.base import Encoded
 from onnxquant.graph.io import Document
 from onnxquant.graph.publish import Publisher
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # Fewer samples are learned by heart.
 FEWEST_SAMPLES = 16
+# Copies of the weights: themselves, rounded ones, what their gradients need, gradients, two moments, the best and the first.
+_COPIES = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
         WeightError: the loss is no number any more.
     """
     from onnxquant.tuning.batches import TaughtSamples
-    from onnxquant.tuning.losses import OutputLoss, loss_of
+    from onnxquant.tuning.losses import OutputLoss, UsersLoss
     from onnxquant.tuning.run import Run, threads
     from onnxquant.tuning.student import Student
 
@@ -82,12 +85,13 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
         raise FeedError(
             f"tune: {len(split.whole)} samples, expected {2 * FEWEST_SAMPLES} or more: some are learned from, others judge"
         )
+    _refuse_without_memory(model.document)
     learning, judging = list(split.calibrating), list(split.judging)
     encoded = starting_codes(model, solved)
     student = Student(model.document, model.plan, encoded)
     with runtime.session_of(context.original, threads=options.threads) as teacher:
         module = student.module
-        loss = loss_of(options.tune_loss) if options.tune_loss else OutputLoss(module.producers, module.outputs)
+        loss = UsersLoss(options.tune_loss) if options.tune_loss else OutputLoss(module.producers, module.outputs)
         run = Run(
             student,
             TaughtSamples(learning, teacher, context.original),
@@ -112,6 +116,23 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
     )  # fmt: skip
     announce(context.progress, _sentence(record))
     return TunedModel(learned if record.gained else start, record)
+
+
+def _refuse_without_memory(document: Document) -> None:
+    """Refuse a model whose weights, gradients and their moments do not fit into memory.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = _COPIES * document.size()
+    if needed > memory:
+        raise ModelError(
+            f"{document.name}: tune takes about {needed / 1e9:.1f} GB for weights, gradients and their moments, this machine "
+            f"has {memory / 1e9:.1f} GB"
+        )
 
 
 def _settings(context: Context, learning: Feeds) -> Settings:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxquant import runtime
+from onnxquant.errors import ModelError
 from onnxquant.graph.io import Document
 
 Feed = Mapping[str, NDArray[Any]]
@@ -40,7 +41,7 @@ class TaughtSamples:
     Args:
         feeds: the samples.
         teacher: a session of the float model.
-        model: that model: samples are joined where the first axes of all inputs and outputs have a name and no length.
+        model: that model: samples are joined where the first axes of all inputs and outputs have one name and no length.
     """
 
     def __init__(self, feeds: Sequence[Feed], teacher: runtime.Session, model: Document) -> None:
@@ -76,7 +77,9 @@ class TaughtSamples:
     def _taught(self, place: int) -> Mapping[str, NDArray[Any]]:
         if place in self._outputs:
             return self._outputs[place]
-        outputs = runtime.run(self._teacher, self._feeds[place])
+        outputs = {n: a for n, a in runtime.run(self._teacher, self._feeds[place]).items() if _is_float(a)}
+        if not outputs:
+            raise ModelError("tune: no output is a tensor of floats: there is nothing to learn from")
         nbytes = sum(array.nbytes for array in outputs.values())
         if self._nbytes + nbytes <= _KEPT:
             self._nbytes += nbytes
@@ -84,13 +87,18 @@ class TaughtSamples:
         return outputs
 
 
+def _is_float(output: object) -> bool:
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f"
+
+
 def _has_batches(model: Document) -> bool:
-    """Whether samples may be joined along the first axes of inputs and outputs."""
+    """Whether samples may be joined along the first axes of inputs and outputs: all have the same name and no length."""
     graph = model.proto.graph
     constants = {tensor.name for tensor in graph.initializer}
     values = [value for value in (*graph.input, *graph.output) if value.name not in constants]
     shapes = [value.type.tensor_type.shape.dim for value in values]
-    return all(len(shape) > 0 and not shape[0].HasField("dim_value") for shape in shapes)
+    names = {shape[0].dim_param if len(shape) and not shape[0].HasField("dim_value") else "" for shape in shapes}
+    return len(names) == 1 and "" not in names
 
 
 def _joined(entries: Sequence[Feed]) -> dict[str, Tensor]:

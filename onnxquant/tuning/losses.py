@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onnxquant.calibration.feeds.python import resolve
-from onnxquant.errors import RecipeError
+from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.modules.node import Node
 
 Values = Mapping[str, Tensor]
@@ -20,13 +20,13 @@ _LEAST = 1e-12
 
 
 class OutputLoss:
-    """The mean over outputs of the distance from the teacher's: Kullback-Leibler divergence of probabilities, else squares.
+    """The mean over outputs of their distance from the teacher's: Kullback-Leibler divergence of probabilities, else squares.
 
     Squares are divided by the power of the teacher's output around its mean, so that 0.01 are 20 dB.
 
     Args:
         producers: node that computes each tensor; outputs of a Softmax are probabilities.
-        outputs: outputs that count; those of other types than floats do not.
+        outputs: outputs that count; those that the teacher does not have do not.
     """
 
     def __init__(self, producers: Mapping[str, Node], outputs: Sequence[str]) -> None:
@@ -35,12 +35,14 @@ class OutputLoss:
 
     def __call__(self, student: Values, teacher: Values) -> Tensor:
         """The loss of one batch."""
-        terms = [self._term(name, student[name], teacher[name]) for name in self._outputs if name in teacher]
-        return torch.stack([term for term in terms if term is not None]).mean()
+        return torch.stack([self._term(n, student[n], teacher[n]) for n in self._outputs if n in teacher]).mean()
 
-    def _term(self, name: str, student: Tensor, teacher: Tensor) -> Tensor | None:
-        if not teacher.is_floating_point():
-            return None
+    def _term(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
+        if student.shape != teacher.shape:
+            raise ModelError(
+                f"output {name!r} has shape {list(student.shape)}, the float model's {list(teacher.shape)}: it depends on "
+                f"values; --tune-loss can take the other outputs alone"
+            )
         if self._kinds[name] == "Softmax":
             likelihood = torch.log(student.clamp(min=_LEAST)) - torch.log(teacher.clamp(min=_LEAST))
             return -(teacher * likelihood).sum() / max(teacher.numel() // teacher.shape[-1], 1)
@@ -48,13 +50,41 @@ class OutputLoss:
         return (student - teacher).square().mean() / power.clamp(min=_LEAST)
 
 
-def loss_of(function: str | Loss) -> Loss:
-    """The user's loss: a function, or ``module:function``.
+class UsersLoss:
+    """A loss of the user's.
+
+    Args:
+        function: function of two dicts of tensors, or ``module:function``.
 
     Raises:
         RecipeError: it is no function.
     """
-    resolved = resolve(function) if isinstance(function, str) else function
-    if not callable(resolved):
-        raise RecipeError(f"tune_loss {function}: is no function; expected one of two dicts of tensors")
-    return cast(Loss, resolved)
+
+    def __init__(self, function: str | Loss) -> None:
+        self._name = function if isinstance(function, str) else getattr(function, "__name__", str(function))
+        try:
+            resolved = resolve(function) if isinstance(function, str) else function
+        except FeedError as error:
+            raise RecipeError(f"tune_loss {error}") from None
+        if not callable(resolved):
+            raise RecipeError(f"tune_loss {self._name}: is no function; expected one of two dicts of tensors")
+        self._function = cast(Loss, resolved)
+
+    def __call__(self, student: Values, teacher: Values) -> Tensor:
+        """The loss of one batch.
+
+        Raises:
+            RecipeError: the function fails, or returns no scalar that gradients reach.
+        """
+        try:
+            loss = self._function(student, teacher)
+        except Exception as error:
+            raise RecipeError(
+                f"tune_loss {self._name}: fails with {type(error).__name__}: {error}; it is called with the outputs of the "
+                f"file and of the float model, dicts of tensors by name, and gives a scalar"
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise RecipeError(f"tune_loss {self._name}: gives {type(loss).__name__}, expected a scalar tensor")
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise RecipeError(f"tune_loss {self._name}: does not depend on the outputs of the file")
+        return loss

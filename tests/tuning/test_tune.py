@@ -170,3 +170,34 @@ def test_the_command_line_shows_what_was_gained(digits, tmp_path):
     page = (tmp_path / "r.html").read_text()
     assert "<h2>Tuning</h2>" in page
     assert "held out" in page
+
+
+def failing(student, teacher):
+    return student["no such output"]
+
+
+def constant(student, teacher):
+    return torch.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (failing, "fails with KeyError"),
+        (constant, "does not depend on the outputs"),
+        (lambda student, teacher: 0.0, "gives float, expected a scalar tensor"),
+        ("no_such_module:loss", "tune_loss "),
+    ],
+)
+def test_a_loss_that_fails_is_an_error_of_ours(loss, message, digits, tmp_path):
+    with pytest.raises(RecipeError, match=message):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune_epochs=1, tune_loss=loss)
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused(digits, tmp_path, monkeypatch):
+    from onnxquant.convert import tune
+
+    monkeypatch.setattr(tune, "_COPIES", 1 << 40)
+    with pytest.raises(ModelError, match=r"tune takes about .* GB"):
+        onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune_epochs=1)
