@@ -27,7 +27,7 @@ from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, open_samples, prove
 from onnxquant.convert.size import refuse_larger
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
-from onnxquant.convert.tune import TunedModel, check_tuning, tune
+from onnxquant.convert.tune import TunedModel, check_tunable, check_tuning, tune
 from onnxquant.errors import ModelError, OnnxQuantError, OutputError, OutputExistsError, RecipeError
 from onnxquant.graph import identity
 from onnxquant.graph.analysis.quantized import ALREADY_QUANTIZED, integer_weights
@@ -149,6 +149,7 @@ def _convert(context: Context, provenance: Provenance, reference: Reference) -> 
         with removing_new_files(provenance):
             return provenance.finish(whole_graph.convert(context, reference, provenance.place, notes))
     notes += fit_operators(context)
+    check_tunable(context)
     search = search_formats(context) if options.searches else None
     if search:
         context = context.with_rules(search.rules)

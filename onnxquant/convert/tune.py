@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxquant import runtime
+from onnxquant.activations.plan import DynamicActivations
 from onnxquant.artifact import lowering
+from onnxquant.artifact.hashes import planes_digest
 from onnxquant.calibration.feeds import Feed, Feeds, Split
 from onnxquant.calibration.gram_matrices import samples_digest
 from onnxquant.convert.plan_model import PlannedModel
@@ -29,9 +31,11 @@ from onnxquant.plan.tuning import TuningRecord
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import announce
 from onnxquant.recipe.values import seconds_of
+from onnxquant.version import __version__
 
 if TYPE_CHECKING:
     from onnxquant.tuning.run import Settings
+    from onnxquant.tuning.student import Tuned
 
 # Fewer samples are learned by heart.
 FEWEST_SAMPLES = 16
@@ -81,10 +85,7 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
     from onnxquant.tuning.student import Student
 
     context, options = model.context, model.context.options
-    if not split.apart or len(split.calibrating) < FEWEST_SAMPLES:
-        raise FeedError(
-            f"tune: {len(split.whole)} samples, expected {2 * FEWEST_SAMPLES} or more: some are learned from, others judge"
-        )
+    _refuse_few(split)
     _refuse_without_memory(model.document)
     learning, judging = list(split.calibrating), list(split.judging)
     encoded = starting_codes(model, solved)
@@ -97,18 +98,13 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
             TaughtSamples(learning, teacher, context.original),
             TaughtSamples(judging, teacher, context.original),
             loss,
-            _settings(context, split.calibrating),
+            _settings(context, model.plan, encoded, split.calibrating),
             context.progress,
         )
         with threads(options.threads):
             course = run.run()
         judge = Judge([runtime.run(teacher, feed) for feed in judging], options.judge)
-    tuned = student.tuned()
-    plan = replace(model.plan, rescaled=tuple(dict.fromkeys([*model.plan.rescaled, *tuned.changed])))
-    if tuned.activations is not None:
-        plan = replace(plan, activations=tuned.activations)
-    learned = replace(model, context=context.with_document(tuned.document), plan=plan, solved=tuned.encoded)
-    start = replace(model, solved=encoded)
+    learned, start = learned_model(model, student.tuned()), replace(model, solved=encoded, on_grids={})
     before, after = (_score(candidate, judge, judging) for candidate in (start, learned))
     record = TuningRecord(
         samples=len(learning), judged=len(judging), steps=course.steps, seconds=round(course.seconds, 1),
@@ -116,6 +112,45 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
     )  # fmt: skip
     announce(context.progress, _sentence(record))
     return TunedModel(learned if record.gained else start, record)
+
+
+def learned_model(model: PlannedModel, tuned: Tuned) -> PlannedModel:
+    """The planned model of what was learned: all codes of its weights are those."""
+    plan = replace(model.plan, rescaled=tuple(dict.fromkeys([*model.plan.rescaled, *tuned.changed])))
+    if tuned.activations is not None:
+        plan = replace(plan, activations=tuned.activations)
+    context = model.context.with_document(tuned.document)
+    return replace(model, context=context, plan=plan, solved=tuned.encoded, on_grids={})
+
+
+def check_tunable(context: Context) -> None:
+    """Refuse a model or samples that cannot be learned from before any search.
+
+    Raises:
+        FeedError: there are too few samples.
+        ModelError: an operator has no function in torch, or the weights do not fit into memory.
+    """
+    if not context.options.tunes:
+        return
+    from onnxquant.modules.graph_module import refuse_operators
+
+    refuse_operators(context.document.proto)
+    _refuse_without_memory(context.document)
+    if context.samples is not None:
+        _refuse_few(context.samples.for_calibration(context.document))
+
+
+def _refuse_few(split: Split) -> None:
+    if not split.apart:
+        raise FeedError(
+            f"tune: {len(split.whole)} samples of one source, or too few of them; expected {FEWEST_SAMPLES} to learn from "
+            f"and others that judge"
+        )
+    if len(split.calibrating) < FEWEST_SAMPLES:
+        raise FeedError(
+            f"tune: {len(split.calibrating)} samples to learn from beside {len(split.judging)} that judge, expected "
+            f"{FEWEST_SAMPLES} or more"
+        )
 
 
 def _refuse_without_memory(document: Document) -> None:
@@ -135,16 +170,20 @@ def _refuse_without_memory(document: Document) -> None:
         )
 
 
-def _settings(context: Context, learning: Feeds) -> Settings:
+def _settings(context: Context, plan: Plan, encoded: Mapping[str, Encoded], learning: Feeds) -> Settings:
     """The settings of a run."""
     from onnxquant.tuning.run import Settings
 
     options, file = context.options, None
-    if options.work is not None:
-        origin = f"{context.origin} {samples_digest(learning)}"
+    # A function has no name that tells it from others.
+    if options.work is not None and (options.tune_loss is None or isinstance(options.tune_loss, str)):
+        codes = [planes_digest(weight) for weight in encoded.values()]
+        origin = f"{__version__} {context.origin} {samples_digest(learning)} {codes} {plan.activation_record}"
         file = context.folder / f"tuning-{hashlib.blake2b(origin.encode(), digest_size=16).hexdigest()}.pt"
     seconds = None if options.tune is None else seconds_of(options.tune)
-    return Settings(seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, file=file)
+    # Ranges that are computed on every call are those of one sample.
+    batch = 1 if isinstance(plan.activations, DynamicActivations) else Settings.batch
+    return Settings(seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, batch=batch, file=file)
 
 
 def _sentence(record: TuningRecord) -> str:

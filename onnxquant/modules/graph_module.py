@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from onnxquant.modules.node import OPERATORS, Node
 from onnxquant.modules.types import tensor_of
 
 Values = dict[str, Tensor]
+Watch = Callable[[Node, tuple[Tensor, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,13 @@ class GraphModule(nn.Module):
             raise ModelError(f"input {missing[0]!r} is missing; expected {', '.join(self.inputs)}")
         return self.run(known, self.outputs)
 
-    def run(self, known: Mapping[str, Tensor], names: Sequence[str]) -> Values:
+    def run(self, known: Mapping[str, Tensor], names: Sequence[str], watch: Watch | None = None) -> Values:
         """Some tensors of the graph, computed from others.
 
         Args:
             known: tensors by name; what only these depend on is not computed.
             names: the tensors to compute.
+            watch: function that sees each node with what it computed.
 
         Raises:
             ModelError: a node asks for what its function does not do, or does not fit its inputs.
@@ -142,6 +144,8 @@ class GraphModule(nn.Module):
         for step in self._schedule(frozenset(known), tuple(names)):
             arguments = [self._value(name, values, rounded) for name in step.inputs]
             results = self._computed(step, arguments)
+            if watch is not None:
+                watch(step.node, results)
             values.update(zip(step.node.outputs, results, strict=False))
             for name in step.done:
                 values.pop(name, None)
@@ -198,16 +202,19 @@ class GraphModule(nn.Module):
         """The node that computes each tensor."""
         return {name: node for node in self._nodes for name in node.outputs if name}
 
-    @cached_property
-    def computed(self) -> frozenset[str]:
-        """The tensors that the outputs of the model are computed from, and these."""
-        steps = self._schedule(frozenset(self.inputs), tuple(self.outputs))
-        return frozenset(name for step in steps for name in step.node.outputs)
-
     @property
     def nodes(self) -> list[Node]:
         """The nodes in order."""
         return self._nodes
+
+
+def refuse_operators(proto: onnx.ModelProto) -> None:
+    """Refuse a model with operators that have no function here.
+
+    Raises:
+        ModelError: all that are missing are named.
+    """
+    _nodes_of(proto, {})
 
 
 def _nodes_of(proto: onnx.ModelProto, replaced: Mapping[str, Replacement]) -> list[Node]:

@@ -82,6 +82,8 @@ class Options(OptionFields):
         self.max_bytes()
         _bytes_of("data_limit", self.data_limit)
         self.seconds()
+        if self.tune is not None:
+            seconds_of(self.tune)
         self.dims()
 
     def max_bytes(self) -> int:

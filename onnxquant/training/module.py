@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from onnxquant import runtime
 from onnxquant.calibration.feeds import Data
 from onnxquant.convert.plan_model import PlannedModel
 from onnxquant.convert.train import plan_to_train, write_trained
+from onnxquant.convert.tune import learned_model
 from onnxquant.errors import FeedError
 from onnxquant.report.report import Report
 from onnxquant.tuning.quantizers import Learned
@@ -26,8 +27,8 @@ from onnxquant.tuning.student import Student
 class QuantizedModule(nn.Module):
     """A model that rounds where its quantized file will. ``prepare`` makes it.
 
-    Weights, scales, ranges of activations and biases are its parameters; a weight's is called like its initializer, with
-    slashes for dots.
+    Weights, scales, ranges of activations and biases are its parameters; the name of a weight's ends in that of its
+    initializer, with slashes for dots.
 
     Args:
         model: the planned model.
@@ -49,7 +50,7 @@ class QuantizedModule(nn.Module):
 
     @contextmanager
     def in_float(self) -> Iterator[None]:
-        """Let nothing be rounded meanwhile: the module is then the float model, with the weights that it has."""
+        """Let nothing be rounded meanwhile, but weights of formats without a grid."""
         with self.student.in_float():
             yield
 
@@ -117,12 +118,7 @@ def export(
         OutputExistsError: the file exists.
         FeedError: the samples do not fit.
     """
-    tuned, model = module.student.tuned(), module.model
-    plan = replace(model.plan, rescaled=tuple(dict.fromkeys([*model.plan.rescaled, *tuned.changed])))
-    if tuned.activations is not None:
-        plan = replace(plan, activations=tuned.activations)
-    learned = replace(model, context=model.context.with_document(tuned.document), plan=plan, solved=tuned.encoded)
-    report = write_trained(learned, path, force=force)
+    report = write_trained(learned_model(module.model, module.student.tuned()), path, force=force)
     return Exported(report, None if samples is None else _difference(module, Path(path), samples))
 
 

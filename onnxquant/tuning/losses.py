@@ -16,7 +16,7 @@ Values = Mapping[str, Tensor]
 Loss = Callable[[Values, Values], Tensor]
 """A loss: takes the outputs of student and teacher by name, returns a scalar."""
 
-_LEAST = 1e-12
+_LEAST, _CONSTANT = 1e-12, 1e-4
 
 
 class OutputLoss:
@@ -45,8 +45,10 @@ class OutputLoss:
             )
         if self._kinds[name] == "Softmax":
             likelihood = torch.log(student.clamp(min=_LEAST)) - torch.log(teacher.clamp(min=_LEAST))
-            return -(teacher * likelihood).sum() / max(teacher.numel() // teacher.shape[-1], 1)
-        power = (teacher - teacher.mean()).square().mean() if teacher.numel() > 1 else teacher.square().mean()
+            return -(teacher * likelihood).sum() / teacher.sum()  # each distribution sums to 1
+        student, teacher = (torch.where(torch.isfinite(teacher), side, 0.0) for side in (student, teacher))
+        # An output that is nearly constant must not outweigh the others.
+        power = (teacher - teacher.mean()).square().mean() + _CONSTANT * teacher.square().mean()
         return (student - teacher).square().mean() / power.clamp(min=_LEAST)
 
 

@@ -80,11 +80,11 @@ class WeightQuantizer(nn.Module):
             return weight
         groups = self._groups(self._matrix(weight))
         rounded = round_to_levels(groups, *self._side(groups), self.levels)
-        return self._tensor(rounded)
+        return self._tensor(rounded).to(weight.dtype)
 
     def _side(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         shift = self.shift if self._shift_in_steps is None else self._shift_in_steps * self.step
-        if self.step.shape[0] == 1:
+        if self.step.shape[:2] == (1, 1):
             return self.step, shift
         return self.step[:, : groups.shape[1]], shift[:, : groups.shape[1]]
 

@@ -19,15 +19,19 @@ import torch
 from torch import Tensor
 
 from onnxquant.errors import WeightError
+from onnxquant.modules.node import Node
 from onnxquant.plan.tuning import TuningPoint
 from onnxquant.recipe.progress import Progress, silent
+from onnxquant.system.files import atomically
 from onnxquant.tuning.batches import Batch, TaughtSamples
 from onnxquant.tuning.losses import Loss
 from onnxquant.tuning.optimizer import UnitAdam
 from onnxquant.tuning.student import Student
 
-# Rates that are tried, the middle one first, and the part of the run that each of them takes.
-_RATES, _TRIAL = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 0.05
+# Rates that are tried, the one that comes first, and the part of the run that each of them takes.
+_RATES, _FIRST_RATE, _TRIAL = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 1e-4, 0.05
+# No rate is tried after this part of the run.
+_LATEST_TRIAL = 0.5
 # The part of a stretch in which the rate rises, and the rate at its end as a part of the largest.
 _RISE, _LAST = 0.05, 0.02
 # Judged at least so often in a stretch, and so that it takes no more than this part of the time.
@@ -124,7 +128,7 @@ class Run:
         self._trials: dict[float, float] = {}
         self._recent: list[float] = []
         self._stretch: _Stretch | None = None
-        self._epoch, self._place, self._judged_for, self._saved_at = 0, 0, 0.0, 0.0
+        self._epoch, self._place, self._judged_for, self._judgements, self._saved_at = 0, 0, 0.0, 0, 0.0
         self._judged_at = [0.0]
         self._earlier = 0.0  # seconds of the run before it was interrupted
         self.course = Course()
@@ -136,14 +140,14 @@ class Run:
             WeightError: the loss is no number any more.
         """
         self._begin = time.monotonic()
-        if not self._resume():
-            self._judge()
+        if not self._resume() and not math.isfinite(loss := self._judge()):
+            batch = self._judging.batch(self._judging.order(self._settings.batch)[0])
+            raise WeightError(f"tuning: the loss is {loss} before the first step{self._not_finite(batch)}")
         while (stretch := self._next_stretch()) is not None:
             self._run(stretch)
         self._put(self._best)
         self.course.seconds = self._seconds()
-        if self._settings.file is not None:
-            self._settings.file.unlink(missing_ok=True)
+        self._save(is_over=True)
         return self.course
 
     def _next_stretch(self) -> _Stretch | None:
@@ -152,16 +156,16 @@ class Run:
             return self._stretch
         if self._done >= 1.0:
             return None
-        rate = self._settings.rate or self._rate_to_try()
-        if rate is not None and self._settings.rate is None:
+        rate = None if self._settings.rate or self._done > _LATEST_TRIAL else self._rate_to_try()
+        if rate is not None:
             return _Stretch(rate, self._done, self._done + _TRIAL, is_trial=True)
-        self.course.rate = rate or min(self._trials, key=self._trials.__getitem__)
+        self.course.rate = self._settings.rate or min(self._trials or {_FIRST_RATE: 0.0}, key=self._trials.__getitem__)
         return _Stretch(self.course.rate, self._done, 1.0, is_trial=False)
 
     def _rate_to_try(self) -> float | None:
         """The next rate to try: neighbours of the best one; None: these are tried."""
         if not self._trials:
-            return _RATES[len(_RATES) // 2 - 1]
+            return _FIRST_RATE
         best = _RATES.index(min(self._trials, key=self._trials.__getitem__))
         near = [rate for rate in _RATES[max(best - 1, 0) : best + 2] if rate not in self._trials]
         return near[-1] if near else None
@@ -172,12 +176,17 @@ class Run:
             self._put(self._start)
             self._optimizer.reset()
             self._judged_at = [stretch.begin]
-        for batch in self._batches(stretch):
-            self._learn(batch, stretch)
-            if self._is_to_be_judged(stretch):
-                self._judge()
-            self._save()
-        last = self._judge()
+        last = math.inf
+        try:
+            for batch in self._batches(stretch):
+                self._learn(batch, stretch)
+                if self._is_to_be_judged(stretch):
+                    self._judge()
+                self._save()
+            last = self._judge()
+        except WeightError:
+            if not stretch.is_trial:  # else the rate is too high
+                raise
         if stretch.is_trial:
             self._trials[stretch.rate] = last
             self.course.points = self.course.points[:1]
@@ -222,19 +231,21 @@ class Run:
     @torch.no_grad()
     def _not_finite(self, batch: Batch) -> str:
         """The first node whose output is not finite, for the message."""
+        names: list[str] = []
+
+        def watch(node: Node, results: tuple[Tensor, ...]) -> None:
+            if any(r.is_floating_point() and not bool(torch.isfinite(r).all()) for r in results):
+                names.append(f", first at node {node.name!r} ({node.op})")
+
         module = self._student.module
-        for node in module.nodes:
-            if node.outputs[0] in module.computed:
-                (value,) = module.run(batch.feeds, node.outputs[:1]).values()
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    return f", first at node {node.name!r} ({node.op})"
-        return ""
+        module.run(batch.feeds, module.outputs, watch)
+        return names[0] if names else ""
 
     def _is_to_be_judged(self, stretch: _Stretch) -> bool:
         """Judging is spread evenly, and takes a small part of the time."""
         count = 2 if stretch.is_trial else _FEWEST_JUDGED
         if self._settings.seconds is not None and not stretch.is_trial:
-            each = self._judged_for / max(len(self.course.points), 1)
+            each = self._judged_for / max(self._judgements, 1)
             count = max(count, int(_JUDGING * (stretch.end - stretch.begin) * self._settings.seconds / max(each, 0.01)))
         if self._done - self._judged_at[-1] < (stretch.end - stretch.begin) / count:
             return False
@@ -252,7 +263,9 @@ class Run:
         learning = float(np.mean(self._recent)) if self._recent else None
         self._recent = []
         self._judged_for += self._seconds() - begin
+        self._judgements += 1
         loss = total / max(count, 1)
+        loss = loss if math.isfinite(loss) else math.inf
         self.course.points.append(TuningPoint(self.course.steps, round(self._seconds(), 1), learning, loss))
         if loss < self._best_loss:
             self._best, self._best_loss = self._values(), loss
@@ -266,19 +279,18 @@ class Run:
         for values, earlier in zip(self._optimizer.parameters, saved, strict=True):
             values.copy_(earlier)
 
-    def _save(self) -> None:
-        """Write all that a later run goes on from, once in a minute."""
+    def _save(self, *, is_over: bool = False) -> None:
+        """Write all that a later run goes on from, once in a minute, and when it is over."""
         file = self._settings.file
-        if file is None or self._seconds() - self._saved_at < _SECONDS_BETWEEN_SAVES:
+        if file is None or (not is_over and self._seconds() - self._saved_at < _SECONDS_BETWEEN_SAVES):
             return
         self._saved_at = self._seconds()
         state = {name: getattr(self, f"_{name}") for name in _KEPT} | {
             "values": self._values(), "optimizer": self._optimizer.state(), "seconds": self._seconds(),
             "stretch": self._stretch and asdict(self._stretch), "course": asdict(self.course),
         }  # fmt: skip
-        beside = file.with_suffix(".part")
-        torch.save(state, beside)
-        beside.replace(file)
+        with atomically(file) as stream:
+            torch.save(state, stream)
 
     def _resume(self) -> bool:
         """Go on where an earlier run was interrupted; whether there is one."""
@@ -297,7 +309,7 @@ class Run:
 
 
 # Attributes that are written to the file of an interrupted run as they are.
-_KEPT = ("best", "best_loss", "trials", "recent", "epoch", "place", "judged_for", "judged_at")
+_KEPT = ("best", "best_loss", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements")
 
 
 @contextmanager

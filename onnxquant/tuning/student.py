@@ -29,8 +29,12 @@ _VECTORS = {
     "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "BatchNormalization": (1, 2), "LayerNormalization": (1, 2),
     "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "RMSNormalization": (1,),
     "SimplifiedLayerNormalization": (1,), "SkipLayerNormalization": (2, 3, 4), "SkipSimplifiedLayerNormalization": (2,),
-    "Add": (0, 1), "Mul": (0, 1), "BiasGelu": (1,),
+    "Add": (0, 1), "BiasGelu": (1,),
 }  # fmt: skip
+# An Add holds a bias behind these; elsewhere its constant may be a mask or a position.
+_BEFORE_BIASES = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+# The unit of biases that begin at zero.
+_LEAST_UNIT = 0.05
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,23 @@ class Student(nn.Module):
                 source = sources.get(scale) or self._source_of(scale, sources)
                 modules[scale] = ActivationQuantizer(self._static.codes, *self._static.ranges[source])
             replaced[node.output[0]] = Replacement(modules[scale], (quantize.input[0],))
+        replaced |= self._clips(editor)
         self.ranges = {sources.get(scale) or self._source_of(scale, sources): m for scale, m in modules.items()}
+        return replaced
+
+    def _clips(self, editor: GraphEditor) -> dict[str, Replacement]:
+        """Nothing in the place of the Clips that the codes behind them replace, whatever range these learn."""
+        assert self._static is not None
+        replaced = {}
+        for tensor in self._static.tensors:
+            node = editor.producer(tensor.name) if tensor.produced else None
+            if node is not None and node.op_type == "DequantizeLinear":  # the name stays with the rounded values
+                quantize = editor.producer(node.input[0])
+                node = None if quantize is None else editor.producer(quantize.input[0])
+            while node is not None and node.op_type in ("Relu", "Clip"):
+                if node.op_type == "Clip":
+                    replaced[node.output[0]] = Replacement(nn.Identity(), (node.input[0],))
+                node = editor.producer(node.input[0])
         return replaced
 
     @staticmethod
@@ -146,7 +166,7 @@ class Student(nn.Module):
             yield from quantizer.learned()
         for name in self._vectors():
             vector = parameters[name]
-            yield Learned(vector, vector.detach().square().mean().sqrt().clamp(min=1e-6))
+            yield Learned(vector, vector.detach().square().mean().sqrt().clamp(min=_LEAST_UNIT))
         if self._static is not None:
             for module in self.ranges.values():
                 yield from module.learned()
@@ -154,13 +174,20 @@ class Student(nn.Module):
     def _vectors(self) -> list[str]:
         """Names of biases and of scales of normalization that stay floats."""
         parameters, taken = self.module.learned(), {site.tensor.name for site in self._sites.values()}
+        # Constant nodes have no place in the file that another value could be written to.
+        initializers = {tensor.name for tensor in self.document.proto.graph.initializer}
         names = dict.fromkeys(
             node.inputs[position]
             for node in self.module.nodes
             for position in _VECTORS.get(node.op, ())
-            if position < len(node.inputs)
+            if position < len(node.inputs) and (node.op != "Add" or self._is_behind_product(node, position))
         )
-        return [n for n in names if n in parameters and n not in taken and _is_vector(parameters[n])]
+        return [n for n in names if n in parameters and n in initializers - taken and _is_vector(parameters[n])]
+
+    def _is_behind_product(self, add: Node, position: int) -> bool:
+        """Whether the other input of an Add is a product."""
+        producer = self.module.producers.get(add.inputs[1 - position])
+        return producer is not None and producer.op in _BEFORE_BIASES
 
     def constrain(self) -> None:
         """Keep steps, scales and zero points in bounds, after they have learned."""
@@ -224,5 +251,5 @@ class _DynamicProduct(nn.Module):
 
 
 def _is_vector(values: Tensor) -> bool:
-    return max(values.shape, default=1) == values.numel()
+    return max(values.shape, default=1) == values.numel() and bool(torch.isfinite(values).all())
 
