@@ -140,9 +140,9 @@ class Run:
             WeightError: the loss is no number any more.
         """
         self._begin = time.monotonic()
-        if not self._resume() and not math.isfinite(loss := self._judge()):
+        if not self._resume() and not math.isfinite(self._judge()):
             batch = self._judging.batch(self._judging.order(self._settings.batch)[0])
-            raise WeightError(f"tuning: the loss is {loss} before the first step{self._not_finite(batch)}")
+            raise WeightError(f"tuning: the loss is not finite before the first step{self._not_finite(batch)}")
         while (stretch := self._next_stretch()) is not None:
             self._run(stretch)
         self._put(self._best)
@@ -218,7 +218,8 @@ class Run:
     def _learn(self, batch: Batch, stretch: _Stretch) -> None:
         loss = self._loss(self._student(batch.feeds), batch.outputs)
         if not math.isfinite(value := float(loss.detach())):
-            raise WeightError(f"tuning: the loss is {value} after {self.course.steps} steps{self._not_finite(batch)}")
+            steps = self.course.steps
+            raise WeightError(f"tuning: the loss is not finite after {steps} steps{self._not_finite(batch)}")
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step(stretch.rate_at(self._done))
         self._student.constrain()
