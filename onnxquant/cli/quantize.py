@@ -25,6 +25,7 @@ from onnxquant.interchange.files import containers, is_checkpoint
 from onnxquant.language.quantize import quantize as quantize_decoder
 from onnxquant.language.running.folder import is_decoder_folder
 from onnxquant.report.table import say
+from onnxquant.report.warnings import is_slow_without_library
 
 
 @click.command(short_help="Quantize a model.")
@@ -87,7 +88,8 @@ def quantize(model: str, output: str | None, display: Display, **options: object
         report = write(model, output, progress=progress, command=command_line(), **given(options))
     display.report(report)
     if report.output_bytes is not None and not (display.as_json or display.one_line):
-        say(console(quiet=display.quiet), advice(str(report.output)))
+        line = advice(str(report.output), needs_library=is_slow_without_library(report))
+        say(console(quiet=display.quiet), line)
         if write is quantize_decoder:
             judge = f"onnxquant validate {model} {output} --text corpus.txt"
             say(console(quiet=display.quiet), f"on a text of yours: {judge}")

@@ -86,8 +86,12 @@ def releases_that_run(answers: Mapping[str, Suitability]) -> Releases:
     return Releases(loads, fast, reason, newest.reason if newest.support is Support.SLOW else "")
 
 
-def advice(model: str | Path | onnx.ModelProto) -> str:
+def advice(model: str | Path | onnx.ModelProto, *, needs_library: bool = False) -> str:
     """One line: the onnxruntime that loads a file, the one that is fast with it, and whether our kernels make it faster.
+
+    Args:
+        model: the file.
+        needs_library: whether it was measured slower than the original without our library.
 
     Raises:
         ModelError: it cannot be read.
@@ -106,6 +110,8 @@ def advice(model: str | Path | onnx.ModelProto) -> str:
             f"{loads}; there {len(decoded)} of our {len(ours)} ops decode weights at load and are only as fast as float. "
             "Fast with our kernels, on onnxruntime >= 1.23"
         )
+    if needs_library:
+        return f"{loads}, slower than the original there; fast with our kernels, on onnxruntime >= 1.23"
     speed = "as fast as float on all of them"
     if on_codes:
         speed = f"fast on >= {running.fast}" if running.fast else f"slower than float on all of them: {running.slow}"

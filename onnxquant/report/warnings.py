@@ -68,6 +68,15 @@ def _decoded_on_every_call(proof: Proof) -> int:
     return min(proof.structure.added_ops.get(DEQUANTIZE, 0), (proof.kernels.stock or {}).get(DEQUANTIZE, 0))
 
 
+def is_slow_without_library(report: ReportData) -> bool:
+    """Whether a file with operators of ours that came by themselves is slower than the original on onnxruntime alone.
+
+    Formats of ours are asked for by name; operators between integer kernels come by themselves.
+    """
+    latency = report.proof.latency if report.proof else None
+    return bool(report.activations and latency and STOCK in latency.ratio and latency.certain(STOCK).high < 1)
+
+
 def _doubts(report: ReportData, proof: Proof) -> list[str]:
     """Warnings about a proof that passed."""
     out = []
@@ -81,11 +90,10 @@ def _doubts(report: ReportData, proof: Proof) -> list[str]:
         out.append("weights changed but no output did: these samples do not exercise them; give --data")
     if report.output_bytes and report.encoded and report.original_bytes < NEGLIGIBLE_GAIN * report.output_bytes:
         out.append("the file is hardly smaller: most weights stay in float; -v says why")
-    latency = proof.latency
-    # Formats of ours are asked for by name; operators between integer kernels come by themselves.
-    if report.activations and latency and STOCK in latency.ratio and latency.certain(STOCK).high < 1:
+    if proof.latency and is_slow_without_library(report):
+        ratio = proof.latency.ratio[STOCK]
         out.append(
-            f"where our library is not registered the file is slower than the original, {latency.ratio[STOCK]:.2f}x as fast: "
+            f"where our library is not registered the file is slower than the original, {ratio:.2f}x as fast: "
             f"register it, or --for onnxruntime makes a file for onnxruntime alone"
         )
     return out + [f"{name}: {w.checks.doubt}" for name, w in proof.weights.items() if w.checks and w.checks.doubt]

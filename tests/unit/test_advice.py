@@ -46,3 +46,8 @@ def test_products_with_dynamic_activations_are_fast(tmp_path: Path) -> None:
     onnxquant.quantize(graphs.matmul(k=256, n=256), path, activations="dynamic", data=data, proof=False)
     assert "DynamicProducts1" in {node.op_type for node in onnx.load(path).graph.node}
     assert ", fast on >= 1.18;" in advice(path)
+
+
+def test_a_file_that_is_slower_without_our_library_is_not_called_fast_there() -> None:
+    told = advice(graphs.matmul(), needs_library=True)
+    assert told.endswith(", slower than the original there; fast with our kernels, on onnxruntime >= 1.23")

@@ -22,7 +22,7 @@ from onnxquant.report import comparison, rows, schema
 from onnxquant.report.html import render as page
 from onnxquant.report.markdown import render as markdown
 from onnxquant.report.state import OLD_NAMES, State
-from onnxquant.report.warnings import warnings
+from onnxquant.report.warnings import is_slow_without_library, warnings
 from onnxquant.validation.proof import Problem, ProblemKind
 
 SAVED = sorted((Path(__file__).parents[1] / "golden" / "reports").glob("*.json"))
@@ -284,5 +284,6 @@ def test_a_file_that_is_slower_without_our_library_says_so(reports: dict[str, Re
     latency = report.proof.latency
     for stock, is_told in ((0.6, True), (1.2, False)):
         slower = replace(latency, ratio={**latency.ratio, "quantized, stock": stock}, interval=None)
-        told = warnings(replace(report, judgement=None, proof=replace(report.proof, latency=slower)))
-        assert any("our library is not registered" in text for text in told) == is_told
+        measured = replace(report, judgement=None, proof=replace(report.proof, latency=slower))
+        assert any("our library is not registered" in text for text in warnings(measured)) == is_told
+        assert is_slow_without_library(measured) == is_told
