@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from samples import read
 
-from onnxquant.calibration.feeds import Input, open_feeds
+from onnxquant.calibration.feeds import NO_FACTS, Input, open_feeds, split
 from onnxquant.calibration.feeds.settings import entries
 from onnxquant.cli import main
 from onnxquant.errors import FeedError
@@ -284,3 +285,19 @@ def test_preprocess_on_the_command_line(default_model: Path, tmp_path: Path) -> 
     assert wrong.exit_code == 2 and "did you mean 'size'" in wrong.stderr
     alone = CliRunner().invoke(main, [*asked, "--preprocess", "size=3"])
     assert alone.exit_code == 2 and "preprocess: has no effect without samples: give --data" in alone.stderr
+
+
+@pytest.mark.parametrize(("outputs", "are_classes"), [(6, True), (7, False)])
+def test_folders_that_are_classes_calibrate_and_judge_with_every_class(
+    outputs: int, are_classes: bool, tmp_path: Path
+) -> None:
+    for name in "abcdef":
+        folder(tmp_path / name, *(pixels(8, 6, i) for i in range(8)))
+    feeds = open_feeds(tmp_path, [NCHW], facts=replace(NO_FACTS, outputs={"logits": outputs}))
+    halves = split(feeds, 4, 512)
+    calibrating, judging = ({file.parent.name for file in part.files} for part in (halves.calibrating, halves.judging))
+    assert not {*halves.calibrating.files} & {*halves.judging.files}
+    if are_classes:
+        assert calibrating == judging == set("abcdef")
+    else:  # a folder may be a film
+        assert not calibrating & judging

@@ -106,7 +106,8 @@ def open_feeds(
     needed = [replace(i, default=True) if cache and i.name in cache.names else i for i in inputs]
     source = _source(data, needed, None if limit is None else limit * size, entries(preprocess), facts)
     source = WithCache(source, cache) if cache else source
-    feeds = Checked(name, in_batches(source, inputs, size), inputs, limit)
+    are_classes = len(source.classes) > 1 and len(source.classes) in facts.outputs.values()
+    feeds = Checked(name, in_batches(source, inputs, size), inputs, limit, are_classes=are_classes)
     if facts.recorded and (remarks := facts.recorded.differences(feeds.origin)):
         feeds.origin = replace(feeds.origin, remarks=(*(feeds.origin.remarks or ()), *remarks))
     if not len(feeds):

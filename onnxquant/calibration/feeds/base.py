@@ -181,12 +181,22 @@ class Source(Protocol):
 class Checked:
     """The samples of a source, each checked and converted to the model's types when it is read.
 
+    Args:
+        name: name of the source.
+        source: the source.
+        inputs: inputs of the model.
+        limit: largest number of samples; None: all.
+        are_classes: whether the folders of files are classes of the model; else each is a source by itself.
+
     Attributes:
         labels: labels from a file, which come before those of the source.
     """
 
-    def __init__(self, name: str, source: Source, inputs: Sequence[Input], limit: int | None) -> None:
+    def __init__(
+        self, name: str, source: Source, inputs: Sequence[Input], limit: int | None, *, are_classes: bool = False
+    ) -> None:
         self.labels: LabelFile | None = None
+        self._are_classes = are_classes
         self._source = source
         self._inputs = inputs
         self._count = len(source) if limit is None else min(limit, len(source))
@@ -200,7 +210,7 @@ class Checked:
     @property
     def groups(self) -> Sequence[str]:
         """The source of each sample, by the name of its file."""
-        return groups_of_files(self.files)
+        return groups_of_files(self.files, are_classes=self._are_classes)
 
     @property
     def classes(self) -> Sequence[str]:

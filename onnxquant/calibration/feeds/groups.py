@@ -13,16 +13,23 @@ _PARTS, _LARGEST_PART = 4, 16
 _WORD_OR_NUMBER = re.compile(r"[^\W\d_]+|\d+")
 
 
-def groups_of_files(files: Sequence[PurePath]) -> list[str]:
+def groups_of_files(files: Sequence[PurePath], *, are_classes: bool = False) -> list[str]:
     """The source of each file, by its name: its folder, or the beginning that it shares with other files.
 
     The coarsest way is taken in which no source holds more than a third of the files. Where names only count, neighbours may
     be frames of one film, and contiguous parts are the sources.
 
+    Args:
+        files: the files.
+        are_classes: whether folders are classes: then a source is a part of one, so that every class calibrates and judges.
+
     >>> groups_of_files([PurePath(name) for name in ("cat_crop1.png", "cat_crop2.png", "dog_crop1.png", "tree.png")])
     ['./cat', './cat', './dog', './tree']
     """
     folders = [str(file.parent) for file in files]
+    if are_classes:
+        sources = {folder: iter(groups_of_files([f for f in files if str(f.parent) == folder])) for folder in set(folders)}
+        return [f"{folder}/{next(sources[folder])}" for folder in folders]
     if _is_divided(folders, folders[:1]):
         return folders
     words = [_WORD_OR_NUMBER.findall(file.stem) for file in files]

@@ -101,7 +101,8 @@ def _sources(feeds: Feeds) -> list[list[int]]:
     places: dict[str, list[int]] = {}
     for place, group in enumerate(feeds.groups or map(str, range(len(feeds)))):
         places.setdefault(group, []).append(place)
-    return list(places.values())
+    # Sources of one folder become neighbours: some of all sources are then some of each folder.
+    return [places[group] for group in sorted(places, key=lambda group: group.rpartition("/")[0])]
 
 
 def _in_turn(sources: Sequence[Sequence[int]]) -> list[int]:
