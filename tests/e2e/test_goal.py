@@ -231,7 +231,7 @@ def test_a_static_file_may_have_dynamic_products_and_its_recipe_makes_it_again(t
     record = report.activations
     assert isinstance(record, StaticRecord) and record.integer_kernels == 2 and not record.left_in_float
     graph = onnx.load(output).graph
-    assert [n.op_type for n in graph.node].count("DynamicQuantizeMatMul") == 1
+    assert [n.op_type for n in graph.node].count("DynamicProducts1") == 1
     assert onnxquant.verify(output)
     onnxquant.quantize(both(), again, recipe=recipe, **data)
     nodes, same = graph.node, onnx.load(again).graph

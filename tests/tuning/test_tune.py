@@ -1,13 +1,12 @@
 """Tuning from end to end on the default model."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from commands import run
 
 import onnxquant
 from onnxquant import training
@@ -133,12 +132,12 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_step(digits, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(digits, tmp_path, monkeypatch):
-    from onnxquant.tuning import run
+    from onnxquant.tuning import run as runs
 
     class Interrupted(Exception):
         pass
 
-    learn, steps = run.Run._learn, []
+    learn, steps = runs.Run._learn, []
 
     def counted(self, batch, stretch):
         steps.append(self.course.steps)
@@ -148,8 +147,8 @@ def test_an_interrupted_run_goes_on_where_it_was(digits, tmp_path, monkeypatch):
 
     settings = {"data": digits[0], "format": "q4_0", "tune_epochs": 3, "threads": 1, "proof": False}
     onnxquant.quantize(MODEL, tmp_path / "whole.onnx", **settings)
-    monkeypatch.setattr(run.Run, "_learn", counted)
-    monkeypatch.setattr(run, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(runs.Run, "_learn", counted)
+    monkeypatch.setattr(runs, "_SECONDS_BETWEEN_SAVES", 0.0)
     with pytest.raises(Interrupted):
         onnxquant.quantize(MODEL, tmp_path / "two.onnx", work=str(tmp_path / "work"), **settings)
     report = onnxquant.quantize(MODEL, tmp_path / "two.onnx", work=str(tmp_path / "work"), **settings)
@@ -189,11 +188,10 @@ def test_an_operator_without_a_torch_function_is_named(digits, tmp_path):
 
 
 def test_the_command_line_shows_what_was_gained(digits, tmp_path):
-    command = [sys.executable, "-m", "onnxquant", "quantize", MODEL, "-o", str(tmp_path / "x.onnx"), "--format", "q4_0"]
-    command += ["--data", str(digits[0]), "--tune-epochs", "2", "--threads", "1", "--no-proof"]
-    command += ["--report", str(tmp_path / "r.html"), "--report", str(tmp_path / "r.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    options = ["--format", "q4_0", "--data", digits[0], "--tune-epochs", 2, "--threads", 1, "--no-proof"]
+    reports = ["--report", tmp_path / "r.html", "--report", tmp_path / "r.json"]
+    done = run("quantize", MODEL, "-o", tmp_path / "x.onnx", *options, *reports)
+    assert done.exit_code == 0, done.output
     assert "tuned" in done.stdout
     assert "dB on the" in done.stdout
     tuning = json.loads((tmp_path / "r.json").read_text())["tuning"]

@@ -172,7 +172,7 @@ def attention(folder: Path) -> Path:
     ("options", "kernels"),
     [
         ({"bits": 4, "target": "ort"}, {"MatMulNBits"}),
-        ({"activations": "dynamic"}, {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}),
+        ({"activations": "dynamic", "target": "ort"}, {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}),
         ({"activations": "static"}, {"MatMul"}),
     ],
 )

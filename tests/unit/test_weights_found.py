@@ -803,7 +803,7 @@ def test_a_gemm_reads_a_weight_in_the_place_of_its_transpose(trans: int, tmp_pat
     x = {"x": rng(5).standard_normal((3, 64)).astype(np.float32)}
     document, note = agreement.check(proto, ReadTransposes(), x)
     assert note == "1 Gemms read a weight as it is stored" and agreement.ops(document) == {"Gemm": 1}
-    report = onnxquant.quantize(proto, tmp_path / "out.onnx", activations="dynamic", data=[x] * 4)
+    report = onnxquant.quantize(proto, tmp_path / "out.onnx", activations="dynamic", target="ort", data=[x] * 4)
     assert report.passed and "DynamicQuantizeMatMul" in {n.op_type for n in onnx.load(tmp_path / "out.onnx").graph.node}
 
 

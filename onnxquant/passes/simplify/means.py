@@ -17,7 +17,7 @@ from onnxquant.passes.base import Pass, PassResult
 class JoinMeans(Pass):
     """Makes a GlobalAveragePool of a ReduceMean over images, because onnxruntime has an integer kernel for that alone.
 
-    The tensor has four axes, and the mean keeps them.
+    1. The tensor is float32 and has four axes, the last two are averaged, and the mean keeps them.
 
         ReduceMean(x, axes = [2, 3])   ->   GlobalAveragePool(x)
     """
