@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxquant.formats.base import Encoded
@@ -101,9 +100,7 @@ class WeightQuantizer(nn.Module):
     def _tensor(self, groups: Tensor) -> Tensor:
         matrix = groups.reshape(self.view.rows, -1)[:, : self.view.cols]
         if self.order is not None:
-            restored = torch.empty_like(matrix)
-            restored = restored.index_copy(1, self.order, matrix)
-            matrix = restored
+            matrix = torch.empty_like(matrix).index_copy(1, self.order, matrix)
         return matrix.reshape(self.view.permuted).permute(self.view.inverse)
 
     @torch.no_grad()
@@ -113,7 +110,8 @@ class WeightQuantizer(nn.Module):
         Args:
             weight: the float weight that the codes were chosen for.
         """
-        decoded = self._groups(self._matrix(torch.from_numpy(self.view.restore(_decoded(self.encoded)))))
+        values = self.view.restore(self.encoded.format.decode(self.encoded))
+        decoded = self._groups(self._matrix(torch.from_numpy(values)))
         step, shift = self._side(decoded)
         level = nearest_levels(self.levels, (decoded - shift) / step)
         low, high = self._cell(level)
@@ -164,10 +162,6 @@ class WeightQuantizer(nn.Module):
             encoded = form.fit(encoded, step, shift)
         grid: LevelGrid = form.grid(encoded)
         return form.place(encoded, nearest_indices(grid, self._matrix(weight.detach()).numpy()))
-
-
-def _decoded(encoded: Encoded) -> NDArray[np.float32]:
-    return encoded.format.decode(encoded)
 
 
 class ActivationQuantizer(nn.Module):

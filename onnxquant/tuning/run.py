@@ -129,7 +129,7 @@ class Run:
         self._recent: list[float] = []
         self._stretch: _Stretch | None = None
         self._epoch, self._place, self._judged_for, self._judgements, self._saved_at = 0, 0, 0.0, 0, 0.0
-        self._judged_at = [0.0]
+        self._judged_at = 0.0
         self._earlier = 0.0  # seconds of the run before it was interrupted
         self.course = Course()
 
@@ -175,7 +175,7 @@ class Run:
         if not is_begun:
             self._put(self._start)
             self._optimizer.reset()
-            self._judged_at = [stretch.begin]
+            self._judged_at = stretch.begin
         last = math.inf
         try:
             for batch in self._batches(stretch):
@@ -248,9 +248,9 @@ class Run:
         if self._settings.seconds is not None and not stretch.is_trial:
             each = self._judged_for / max(self._judgements, 1)
             count = max(count, int(_JUDGING * (stretch.end - stretch.begin) * self._settings.seconds / max(each, 0.01)))
-        if self._done - self._judged_at[-1] < (stretch.end - stretch.begin) / count:
+        if self._done - self._judged_at < (stretch.end - stretch.begin) / count:
             return False
-        self._judged_at.append(self._done)
+        self._judged_at = self._done
         return True
 
     @torch.no_grad()

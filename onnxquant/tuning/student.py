@@ -135,9 +135,8 @@ class Student(nn.Module):
     def _dynamic_products(self, document: Document) -> dict[str, Replacement]:
         """Modules in the place of products whose activations are rounded on every call."""
         names = {d.name for d in self.plan.encoded if target_named(d.target).activations is Activations.DYNAMIC}
-        versions = document.opset
         return {
-            use.node.output[0]: Replacement(_DynamicProduct(Node.of(use.node, versions)), tuple(use.node.input))
+            use.node.output[0]: Replacement(_DynamicProduct(Node.of(use.node, document.opset)), tuple(use.node.input))
             for name in sorted(names)
             for use in self._sites[name].served(UseKind.PRODUCT)
         }
