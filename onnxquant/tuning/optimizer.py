@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,13 @@ from torch import Tensor
 from onnxquant.tuning.quantizers import Learned
 
 _MEAN, _SQUARE, _LEAST = 0.9, 0.99, 1e-12
+# The part of a run in which the rate rises, and the rate at its end as a part of the largest.
+_RISE, _LAST = 0.05, 0.02
+
+
+def rate_factor(done: float) -> float:
+    """The rate where a part of a run is done, 0 to 1, as a part of the largest: it rises at first, then falls as a cosine."""
+    return min(1.0, (done + 0.01) / _RISE) * (_LAST + (1 - _LAST) * (1 + math.cos(math.pi * done)) / 2)
 
 
 class UnitAdam:
@@ -36,12 +44,14 @@ class UnitAdam:
         self._count = 0
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, rate: float, quantizer_rate: float | None = None) -> None:
         """Change the parameters by their gradients.
 
         Args:
             rate: about the largest change, in units.
+            quantizer_rate: the same of steps, shifts, scales and zero points; None: as of the others.
         """
+        quantizer_rate = rate if quantizer_rate is None else quantizer_rate
         self._count += 1
         for_mean, for_square = 1 - _MEAN**self._count, 1 - _SQUARE**self._count
         for entry, mean, square in zip(self._learned, self._means, self._squares, strict=True):
@@ -52,7 +62,8 @@ class UnitAdam:
             mean.lerp_(gradient, 1 - _MEAN)
             square.mul_(_SQUARE).addcmul_(gradient, gradient, value=1 - _SQUARE)
             change = mean / ((square / for_square).sqrt_().add_(_LEAST))
-            values.sub_(change.mul_(entry.unit).mul_(rate / for_mean))
+            largest = quantizer_rate if entry.of_quantizer else rate
+            values.sub_(change.mul_(entry.unit).mul_(largest / for_mean))
             values.grad = None
 
     def state(self) -> dict[str, Any]:

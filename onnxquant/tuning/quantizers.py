@@ -14,6 +14,7 @@ from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import LevelGrid, nearest_indices
 from onnxquant.graph.needs import View
 from onnxquant.observers.codes import Codes
+from onnxquant.tuning.range_observer import MovingMinMaxObserver
 from onnxquant.tuning.rounding import fake_quantize, is_even, nearest_levels, round_to_levels
 
 # A learned step stays within this factor of where it began.
@@ -29,10 +30,12 @@ class Learned:
     Attributes:
         values: the parameter.
         unit: a change that is neither small nor large, in a shape that broadcasts against the values.
+        of_quantizer: whether it is a step, shift, scale or zero point, in place of a number of the model.
     """
 
     values: nn.Parameter
     unit: Tensor
+    of_quantizer: bool = False
 
 
 class WeightQuantizer(nn.Module):
@@ -49,6 +52,7 @@ class WeightQuantizer(nn.Module):
     step: Tensor
     shift: Tensor
     levels: Tensor
+    finer_levels: Tensor
     order: Tensor | None
     first_step: Tensor
 
@@ -58,6 +62,8 @@ class WeightQuantizer(nn.Module):
         grid = encoded.format.grid(encoded)
         self._group = encoded.cols if grid.of_tensor else grid.group
         self.register_buffer("levels", torch.from_numpy(np.array(grid.levels, np.float32)))
+        self.register_buffer("finer_levels", self.levels, persistent=False)
+        self._parts = 1
         order = encoded.planes.get("permutation")
         self.register_buffer("order", None if order is None else torch.from_numpy(np.array(order, np.int64)))
         step, shift = (torch.from_numpy(np.array(side, np.float32))[..., None] for side in (grid.step, grid.shift))
@@ -78,8 +84,32 @@ class WeightQuantizer(nn.Module):
         if not self.is_on:
             return weight
         groups = self._groups(self._matrix(weight))
-        rounded = round_to_levels(groups, *self._side(groups), self.levels)
-        return self._tensor(rounded).to(weight.dtype)
+        step, shift = self._side(groups)
+        if self._parts > 1:
+            step = step / self._parts
+        return self._tensor(round_to_levels(groups, step, shift, self.finer_levels)).to(weight.dtype)
+
+    @property
+    def bits(self) -> int:
+        """Bits of the codes of the format's own grid."""
+        return (len(self.levels) - 1).bit_length()
+
+    @property
+    def refined(self) -> int:
+        """Bits of the codes of the grid that it rounds on."""
+        return self.bits + self._parts.bit_length() - 1
+
+    def refine(self, bits: int) -> None:
+        """Round on a finer grid of the same range from now on: distances of levels are divided.
+
+        Args:
+            bits: least bits of a code; the format's own or fewer: its own grid.
+        """
+        parts = 1 << max(bits - self.bits, 0)
+        if parts != self._parts:
+            places = np.arange((len(self.levels) - 1) * parts + 1) / parts
+            finer = np.interp(places, np.arange(len(self.levels)), self.levels.numpy().astype(np.float64)) * parts
+            self.finer_levels, self._parts = torch.from_numpy(finer.astype(np.float32)), parts
 
     def _side(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         shift = self.shift if self._shift_in_steps is None else self._shift_in_steps * self.step
@@ -132,10 +162,10 @@ class WeightQuantizer(nn.Module):
         """Its own parameters."""
         if self._learns_step:
             assert isinstance(self.step, nn.Parameter)
-            yield Learned(self.step, self.first_step.abs())
+            yield Learned(self.step, self.first_step.abs(), of_quantizer=True)
         if self._learns_shift:
             assert isinstance(self.shift, nn.Parameter)
-            yield Learned(self.shift, self.first_step.abs())
+            yield Learned(self.shift, self.first_step.abs(), of_quantizer=True)
 
     def unit(self, weight: Tensor) -> Tensor:
         """The unit of changes of the weight: the root mean square of each row."""
@@ -165,20 +195,25 @@ class WeightQuantizer(nn.Module):
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds an activation to codes of a scale and a zero point that are learned.
+    """Rounds an activation to codes of a scale and a zero point that are learned, or follow the data.
 
     Args:
         codes: type of the codes.
         low: lowest value of the range where learning begins.
         high: highest value.
+        momentum: weight of each call in moving averages of the extremes that set scale and zero point; None: these learn.
 
     Attributes:
         is_on: whether it rounds.
+        observer: the range that follows the data.
     """
 
-    def __init__(self, codes: Codes, low: float, high: float) -> None:
+    def __init__(self, codes: Codes, low: float, high: float, momentum: float | None = None) -> None:
         super().__init__()
         self.codes, self.is_on = codes, True
+        self.observer = None if momentum is None else MovingMinMaxObserver(momentum, codes)
+        if self.observer is not None:
+            self.observer.begin(low, high)
         scale, zero = codes.parameters(low, high)
         self.scale = nn.Parameter(torch.tensor([float(scale)]))
         self.zero_point = nn.Parameter(torch.tensor([float(zero)]), requires_grad=not codes.symmetric)
@@ -186,25 +221,41 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """The values on the grid of the codes."""
+        if self.observer is not None:
+            self._follow(self.observer, values)
         if not self.is_on:
             return values
         return fake_quantize(values, self.scale, self.zero_point, self.codes.lowest, self.codes.highest)
 
+    @torch.no_grad()
+    def _follow(self, observer: MovingMinMaxObserver, values: Tensor) -> None:
+        observer(values)
+        scale, zero = self.codes.parameters(*observer.range)
+        self.scale.fill_(float(scale))
+        self.zero_point.fill_(float(zero))
+
     def learned(self) -> Iterator[Learned]:
-        """Its parameters."""
-        yield Learned(self.scale, torch.tensor([self._first_scale]))
+        """Its parameters, unless they follow the data."""
+        if self.observer is not None:
+            return
+        yield Learned(self.scale, torch.tensor([self._first_scale]), of_quantizer=True)
         if not self.codes.symmetric:
-            yield Learned(self.zero_point, torch.tensor([float(1 << (self.codes.bits - 3))]))
+            unit = torch.tensor([float(1 << (self.codes.bits - 3))])
+            yield Learned(self.zero_point, unit, of_quantizer=True)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Keep the scale and the zero point in bounds."""
+        """Keep the scale and the zero point in bounds, where they learn."""
+        if self.observer is not None:
+            return
         self.scale.clamp_(self._first_scale / _MOST_CHANGE, self._first_scale * _MOST_CHANGE)
         self.zero_point.clamp_(self.codes.lowest, self.codes.highest)
 
     @property
     def range(self) -> tuple[float, float]:
-        """The range whose scale and zero point are the learned ones."""
+        """The range whose scale and zero point these are."""
+        if self.observer is not None:
+            return self.observer.range
         scale, codes = float(self.scale.detach()), self.codes
         if codes.symmetric:
             largest = scale * ((1 << (codes.bits - 1)) - 1)

@@ -19,21 +19,19 @@ import torch
 from torch import Tensor
 
 from onnxquant.errors import WeightError
-from onnxquant.modules.node import Node
 from onnxquant.plan.tuning import TuningPoint
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.system.files import atomically
 from onnxquant.tuning.batches import Batch, TaughtSamples
+from onnxquant.tuning.finite import first_not_finite
 from onnxquant.tuning.losses import Loss
-from onnxquant.tuning.optimizer import UnitAdam
+from onnxquant.tuning.optimizer import UnitAdam, rate_factor
 from onnxquant.tuning.student import Student
 
 # Rates that are tried, the one that comes first, and the part of the run that each of them takes.
 _RATES, _FIRST_RATE, _TRIAL = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), 1e-4, 0.05
 # No rate is tried after this part of the run.
 _LATEST_TRIAL = 0.5
-# The part of a stretch in which the rate rises, and the rate at its end as a part of the largest.
-_RISE, _LAST = 0.05, 0.02
 # Judged at least so often in a stretch, and so that it takes no more than this part of the time.
 _FEWEST_JUDGED, _JUDGING = 8, 0.15
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -95,8 +93,7 @@ class _Stretch:
     def rate_at(self, done: float) -> float:
         """The rate where a part of the run is done: it rises at first, then falls as a cosine."""
         part = min(max((done - self.begin) / max(self.end - self.begin, 1e-9), 0.0), 1.0)
-        falling = _LAST + (1 - _LAST) * (1 + math.cos(math.pi * part)) / 2
-        return self.rate * min(1.0, (part + 0.01) / _RISE) * falling
+        return self.rate * rate_factor(part)
 
 
 class Run:
@@ -142,7 +139,8 @@ class Run:
         self._begin = time.monotonic()
         if not self._resume() and not math.isfinite(self._judge()):
             batch = self._judging.batch(self._judging.order(self._settings.batch)[0])
-            raise WeightError(f"tuning: the loss is not finite before the first step{self._not_finite(batch)}")
+            place = first_not_finite(self._student.module, batch.feeds)
+            raise WeightError(f"tuning: the loss is not finite before the first step{place}")
         while (stretch := self._next_stretch()) is not None:
             self._run(stretch)
         self._put(self._best)
@@ -218,8 +216,8 @@ class Run:
     def _learn(self, batch: Batch, stretch: _Stretch) -> None:
         loss = self._loss(self._student(batch.feeds), batch.outputs)
         if not math.isfinite(value := float(loss.detach())):
-            steps = self.course.steps
-            raise WeightError(f"tuning: the loss is not finite after {steps} steps{self._not_finite(batch)}")
+            place = first_not_finite(self._student.module, batch.feeds)
+            raise WeightError(f"tuning: the loss is not finite after {self.course.steps} steps{place}")
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step(stretch.rate_at(self._done))
         self._student.constrain()
@@ -228,19 +226,6 @@ class Run:
         stage = "finding a rate" if stretch.is_trial else "tuning"
         before = self.course.points[0].held_out
         self._progress(f"{stage}: loss {self._best_loss:.3g}, {before:.3g} before", self._done)
-
-    @torch.no_grad()
-    def _not_finite(self, batch: Batch) -> str:
-        """The first node whose output is not finite, for the message."""
-        names: list[str] = []
-
-        def watch(node: Node, results: tuple[Tensor, ...]) -> None:
-            if any(r.is_floating_point() and not bool(torch.isfinite(r).all()) for r in results):
-                names.append(f", first at node {node.name!r} ({node.op})")
-
-        module = self._student.module
-        module.run(batch.feeds, module.outputs, watch)
-        return names[0] if names else ""
 
     def _is_to_be_judged(self, stretch: _Stretch) -> bool:
         """Judging is spread evenly, and takes a small part of the time."""

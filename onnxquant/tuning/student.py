@@ -17,12 +17,17 @@ from onnxquant.graph.editor import GraphEditor
 from onnxquant.graph.io import Document
 from onnxquant.graph.names import ACTIVATION
 from onnxquant.graph.needs import UseKind
+from onnxquant.graph.node import is_op
 from onnxquant.graph.sites import find_sites
 from onnxquant.modules.graph_module import GraphModule, Replacement
 from onnxquant.modules.node import OPERATORS, Node
 from onnxquant.plan.decision import Plan
 from onnxquant.targets import Activations, target_named
+from onnxquant.tuning.batch_norm import STATISTICS, BatchNorm, separate_statistics
 from onnxquant.tuning.quantizers import ActivationQuantizer, DynamicQuantizer, Learned, WeightQuantizer
+from onnxquant.tuning.range_observer import MovingMinMaxObserver
+
+Quantizer = WeightQuantizer | ActivationQuantizer | DynamicQuantizer
 
 # Inputs that hold one number for each channel: biases, and scales of normalization.
 _VECTORS = {
@@ -61,23 +66,39 @@ class Student(nn.Module):
         document: the float model, its functions expanded.
         plan: decisions about its weights.
         encoded: encoded weights by site, where learning begins.
+        range_momentum: momentum of ranges of static activations that follow the data; None: they learn.
+        updates_statistics: whether BatchNormalization normalizes by the batch and keeps running statistics.
 
     Raises:
         ModelError: an operator has no function in torch.
     """
 
-    def __init__(self, document: Document, plan: Plan, encoded: Mapping[str, Encoded]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        plan: Plan,
+        encoded: Mapping[str, Encoded],
+        *,
+        range_momentum: float | None = None,
+        updates_statistics: bool = False,
+    ) -> None:
         super().__init__()
-        self.document, self.plan = document, plan
+        document = document.copy()
+        separate_statistics(document)
+        self.document, self.plan, self._momentum, self._is_frozen = document, plan, range_momentum, False
         activations = plan.activations
         self._static = activations if isinstance(activations, StaticActivations) else None
         sites = {site.name: site for site in find_sites(document)[0]}
         self._sites = {d.name: sites[d.name] for d in plan.encoded}
         self._encoded = dict(encoded)
+        self.ranges: dict[str, ActivationQuantizer] = {}
         with_conversions = document.copy()
         if self._static is not None:
             self._static.insert(with_conversions.proto)
         replaced = {**self._rounded_activations(with_conversions), **self._dynamic_products(with_conversions)}
+        self._statistics: list[str] = []
+        if updates_statistics:
+            replaced |= self._batch_norms(with_conversions)
         rounded = {
             self._sites[name].tensor.name: WeightQuantizer(weight, self._sites[name].view)
             for name, weight in encoded.items()
@@ -106,9 +127,10 @@ class Student(nn.Module):
             scale = node.input[1]
             if scale not in modules:
                 source = sources.get(scale) or self._source_of(scale, sources)
-                modules[scale] = ActivationQuantizer(self._static.codes, *self._static.ranges[source])
+                modules[scale] = ActivationQuantizer(self._static.codes, *self._static.ranges[source], self._momentum)
             replaced[node.output[0]] = Replacement(modules[scale], (quantize.input[0],))
-        replaced |= self._clips(editor)
+        # A range that follows the data is that behind a Clip.
+        replaced |= {} if self._momentum is not None else self._clips(editor)
         self.ranges = {sources.get(scale) or self._source_of(scale, sources): m for scale, m in modules.items()}
         return replaced
 
@@ -140,6 +162,37 @@ class Student(nn.Module):
             for name in sorted(names)
             for use in self._sites[name].served(UseKind.PRODUCT)
         }
+
+    def _batch_norms(self, document: Document) -> dict[str, Replacement]:
+        """Modules in the place of BatchNormalizations that are not folded, for running statistics."""
+        constants = {tensor.name for tensor in document.proto.graph.initializer}
+        norms = [Node.of(n, document.opset) for n in document.proto.graph.node if is_op(n, "BatchNormalization")]
+        norms = [norm for norm in norms if all(norm.inputs[place] in constants for place in STATISTICS) and BatchNorm.takes(norm)]
+        self._statistics = [norm.inputs[place] for norm in norms for place in STATISTICS]
+        return {norm.outputs[0]: Replacement(BatchNorm(norm), norm.inputs) for norm in norms}
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether some running statistics are updated."""
+        return bool(self._statistics)
+
+    @property
+    def weights(self) -> Mapping[str, WeightQuantizer]:
+        """The modules that round weights to grids, by the names of the weights."""
+        return self._weights
+
+    def freeze(self, *, is_frozen: bool) -> None:
+        """Let steps, scales, zero points, ranges and statistics stay as they are, or change again."""
+        if is_frozen == self._is_frozen:
+            return
+        self._is_frozen = is_frozen
+        for module in self.modules():
+            if isinstance(module, (MovingMinMaxObserver, BatchNorm)):
+                module.is_frozen = is_frozen
+        for entry in self.learned():
+            if entry.of_quantizer:
+                entry.values.requires_grad_(not is_frozen)
+                entry.values.grad = None if is_frozen else entry.values.grad
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -196,13 +249,23 @@ class Student(nn.Module):
             for module in self.ranges.values():
                 module.constrain()
 
+    def quantizers(self) -> list[Quantizer]:
+        """The modules that round."""
+        return [module for module in self.modules() if isinstance(module, Quantizer)]
+
     @contextmanager
     def in_float(self) -> Iterator[None]:
         """Let nothing be rounded meanwhile."""
-        quantizers = [m for m in self.modules() if isinstance(m, (WeightQuantizer, ActivationQuantizer, DynamicQuantizer))]
+        with self.rounding(is_on=False):
+            yield
+
+    @contextmanager
+    def rounding(self, *, is_on: bool) -> Iterator[None]:
+        """Let everything or nothing be rounded meanwhile."""
+        quantizers = self.quantizers()
         before = [quantizer.is_on for quantizer in quantizers]
         for quantizer in quantizers:
-            quantizer.is_on = False
+            quantizer.is_on = is_on
         try:
             yield
         finally:
@@ -218,7 +281,7 @@ class Student(nn.Module):
         """The result of learning."""
         document, changed = self.document.copy(), list[str]()
         tensors = {tensor.name: tensor for tensor in document.proto.graph.initializer}
-        for name in self._vectors():
+        for name in (*self._vectors(), *self._statistics):
             values = self.module.constant(name).detach().numpy()
             if not np.array_equal(values, document.array(tensors[name])):
                 tensors[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
