@@ -36,8 +36,8 @@ class QuantizedModule(nn.Module):
 
     Args:
         model: the planned model.
-        range_momentum: as ``prepare`` takes it.
-        updates_statistics: as ``prepare`` takes it.
+        range_momentum: momentum of ranges that follow the data; None: scales and zero points learn.
+        updates_statistics: whether running statistics of BatchNormalization move.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a module in training rounds and learns, by the step."""
+"""Schedules of training: rounding and learning by the step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from onnxquant.errors import RecipeError
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What a module rounds and learns, by the step.
+    """Rounding and learning by the step.
 
     Attributes:
         start_step: rounding begins here; before it, everything is computed in float.
-        freeze_step: from here on steps, scales, zero points, ranges that follow the data and running statistics stay as they
-            are, while weights and biases learn on; None: never.
+        freeze_step: steps, scales, zero points, ranges that follow the data and running statistics stay as they are from here
+            on, while weights and biases learn; None: never.
         bits: least bits of the codes of weights from a step on. Finer grids divide the steps of the format's own one, in the
             same range; bits fall, and end at those of the format or below. Empty: the own grid.
 

@@ -93,7 +93,7 @@ def train(
         rate: largest change of a weight or bias in one step, in its unit, which is about its size.
         quantizer_rate: the same of steps, shifts, scales and zero points; None: as of weights.
         max_norm: bound of the norm of all gradients, to which larger ones are scaled; None: none.
-        schedule: what is rounded and learned at which step.
+        schedule: rounding and learning by the step.
         watch: function that is called with the number of steps and the module's statistics.
         watch_every: number of steps between its calls.
         progress: display of the part that is done.
