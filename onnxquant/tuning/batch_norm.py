@@ -47,7 +47,7 @@ class BatchNorm(nn.Module):
 
 
 def separate_statistics(document: Document) -> None:
-    """Give each BatchNormalization running statistics that nothing else reads, in place: exporters store equal constants once."""
+    """Give each BatchNormalization statistics that nothing else reads, in place: exporters store equal constants once."""
     graph = document.proto.graph
     readers = Counter(name for node in graph.node for name in node.input)
     tensors, names = {tensor.name: tensor for tensor in graph.initializer}, NameAllocator(names_of(document.proto))

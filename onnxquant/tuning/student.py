@@ -167,7 +167,7 @@ class Student(nn.Module):
         """Modules in the place of BatchNormalizations that are not folded, for running statistics."""
         constants = {tensor.name for tensor in document.proto.graph.initializer}
         norms = [Node.of(n, document.opset) for n in document.proto.graph.node if is_op(n, "BatchNormalization")]
-        norms = [norm for norm in norms if all(norm.inputs[place] in constants for place in STATISTICS) and BatchNorm.takes(norm)]
+        norms = [n for n in norms if constants.issuperset(n.inputs[i] for i in STATISTICS) and BatchNorm.takes(n)]
         self._statistics = [norm.inputs[place] for norm in norms for place in STATISTICS]
         return {norm.outputs[0]: Replacement(BatchNorm(norm), norm.inputs) for norm in norms}
 
