@@ -57,6 +57,7 @@ class StaticSettings:
         smoothing_muls: whether these may have nodes of their own.
         equalize: whether an equalized function is tried.
         rebase: whether linear streams in another basis are tried.
+        keeps_zeros: whether weights were pruned: zeros stay zeros, and no weight gets another basis.
         solver: solver of the weights' codes; ``auto``: gptq where it scores better.
         goal: accuracy that kernels are left in float for; None: no kernel is.
         threads: number of threads of a session; None: ONNX Runtime's choice.
@@ -74,6 +75,7 @@ class StaticSettings:
     smoothing_muls: bool = True
     equalize: bool = True
     rebase: bool = True
+    keeps_zeros: bool = False
     solver: str = AUTO
     goal: AccuracyGoal | None = None
     threads: int | None = None
@@ -82,8 +84,13 @@ class StaticSettings:
     seconds: float | None = None
 
     @classmethod
-    def of(cls, options: Options) -> Self:
-        """The settings that the options of a run ask for."""
+    def of(cls, options: Options, *, keeps_zeros: bool = False) -> Self:
+        """The settings that the options of a run ask for.
+
+        Args:
+            options: the options.
+            keeps_zeros: whether weights were pruned.
+        """
         return cls(
             codes=codes_of(options),
             methods=AUTO_METHODS if options.calibration_method == AUTO else (options.calibration_method,),
@@ -96,7 +103,8 @@ class StaticSettings:
             smooth=options.smooth,
             smoothing_muls=options.smoothing_muls,
             equalize=options.equalize,
-            rebase=options.rebase,
+            rebase=options.rebase and not keeps_zeros,
+            keeps_zeros=keeps_zeros,
             solver=options.solver,
             goal=AccuracyGoal.of(options) if options.auto_exclude else None,
             threads=options.threads,

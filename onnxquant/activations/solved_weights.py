@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from onnxquant.activations.calibrated import CalibratedModel
 from onnxquant.activations.settings import StaticSettings
@@ -36,7 +37,8 @@ def solved_weights(
         progress: display of the part that is done.
         starts: the weights to solve, encoded with the scales that they keep; None: all, with those of rounding to nearest.
     """
-    document, solver = model.document, solver_named(settings.weight_solver)
+    document = model.document
+    solver = replace(solver_named(settings.weight_solver), keeps_zeros=settings.keeps_zeros)
     dims = {t.name: tuple(t.dims) for t in document.proto.graph.initializer}
     # Where a bias takes up the mean error afterwards, only deviations from the mean count for the weight's codes.
     readers = [

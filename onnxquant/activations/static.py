@@ -42,7 +42,8 @@ def plan_static(context: Context) -> ActivationPlan:
     if statistics is not None and any(origin.source == source for origin in statistics.sources):
         context.samples.shared()
         samples = replace(samples, apart=False)
-    search = StaticSearch(document, context.rules, StaticSettings.of(options), samples, context.progress)
+    settings = StaticSettings.of(options, keeps_zeros=context.has_zeros)
+    search = StaticSearch(document, context.rules, settings, samples, context.progress)
     if context.shared is None:
         return search.run(statistics)
     start = context.shared.get(SearchStart)
@@ -72,7 +73,7 @@ def _plan_from_statistics(context: Context) -> ActivationPlan:
         raise FeedError("auto_exclude and metric judge candidates by samples: give --data beside --calibration")
     with runtime.session_of(document, threads=options.threads) as session:
         feeds = synthetic_samples(session, document, options.dims(), SYNTHETIC, options.seed)
-    settings = StaticSettings.of(options).without_samples()
+    settings = StaticSettings.of(options, keeps_zeros=context.has_zeros).without_samples()
     samples = SearchSamples(undivided(feeds), undivided(feeds), apart=False)
     search = StaticSearch(document, context.rules, settings, samples, context.progress)
     return search.with_ranges(statistics)

@@ -172,6 +172,7 @@ def _metadata(document: Document, plan: Plan, records: Sequence[Record]) -> Meta
         rescaled=plan.rescaled,
         samples=None if isinstance(plan.activation_record, StaticRecord) else plan.samples,
         float16=True if plan.float16 else None,
+        pruned=plan.pruned,
     )
 
 

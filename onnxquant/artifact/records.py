@@ -19,6 +19,7 @@ from onnxquant.graph.needs import View
 from onnxquant.graph.sites import FLOATS, Site
 from onnxquant.json_data import OPTIONAL, JsonKey, JsonObject, JsonValue, from_json, to_object
 from onnxquant.plan.activations import ActivationRecord, SampleUse, StaticRecord
+from onnxquant.pruning.records import Pruned
 from onnxquant.targets import Lowered, Result
 from onnxquant.version import __version__
 
@@ -131,6 +132,7 @@ class Metadata:
         rescaled: weights that were replaced by those of an equivalent function before they were encoded.
         samples: use of the samples that weights were solved with; None: none, or the record of activations has it.
         float16: True where all that stays in float computes in float16; None: in the types of the original.
+        pruned: changes by pruning; None where nothing was pruned.
     """
 
     SCHEMA: ClassVar[int] = 2
@@ -145,6 +147,7 @@ class Metadata:
     rescaled: tuple[str, ...] = ()
     samples: SampleUse | None = field(default=None, metadata=OPTIONAL)
     float16: bool | None = field(default=None, metadata=OPTIONAL)
+    pruned: Pruned | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         """Refuse numbers that are no sizes."""

@@ -64,7 +64,7 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
     rescaled = tuple(dict.fromkeys([*weights_changed_on_request(context), *equivalent.rescaled]))
     plan = replace(
         plan, activations=activations.activations, integer_operators=_takes_integer_operators(context),
-        rescaled=rescaled, origin=context.origin,
+        rescaled=rescaled, origin=context.origin, pruned=context.pruned.pruned if context.pruned else None,
     )  # fmt: skip
     if search:
         plan = replace(plan, decisions=tuple(_with_reason(d, search.in_float) for d in plan.decisions))

@@ -25,6 +25,7 @@ from onnxquant.convert.fit_clients import in_float_for_clients, refuse_original,
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.prove import check_samples, open_samples, prove
+from onnxquant.convert.prune import add_pruning, check_pruning, prune, refuse_formats_without_zero
 from onnxquant.convert.size import refuse_larger
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.convert.tune import TunedModel, check_tunable, check_tuning, tune
@@ -79,6 +80,7 @@ def quantize(
     settings, rules = Options.of_recipe(entries, options)
     check_tuning(settings)
     whole_graph.check(settings, entries)
+    check_pruning(settings, rules)
     original = opened(source, settings, rules) if reference is None else checked(reference.document, settings, rules)
     # A search may name the output after the formats that it chooses.
     is_named = output is not None or not settings.searches
@@ -145,7 +147,8 @@ def _convert(context: Context, provenance: Provenance, reference: Reference) -> 
     notes = context.original.link_notes() + prepare_model(context)
     if options.dry_run and context.samples is not None:
         check_samples(context)
-    if whole_graph.is_alone(options, context.rules):
+    context = prune(context)
+    if whole_graph.is_alone(options, context.rules) and context.pruned is None:
         with removing_new_files(provenance):
             return provenance.finish(whole_graph.convert(context, reference, provenance.place, notes))
     notes += fit_operators(context)
@@ -218,7 +221,8 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
     context, plan, options = model.context, model.plan, model.context.options
     integers = integer_weights(model.document.proto)
     is_packed = integers != integer_weights(context.original.proto)
-    if not plan.encoded and not is_packed:
+    refuse_formats_without_zero(plan)
+    if not plan.encoded and not is_packed and context.pruned is None:
         raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
     if integers and not is_packed:
         note = f"parts of the model are quantized already ({integers}); they stay as they are"
@@ -247,7 +251,8 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
     for sentence in size.loading:
         announce(context.progress, sentence)
     notes = [*notes, *slow, *in_float, *size.loading]
-    refuse_larger(context.original, size, has_integers=plan.activations is not None)
+    if context.pruned is None:  # zeros alone make a file smaller when it is compressed
+        refuse_larger(context.original, size, has_integers=plan.activations is not None)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
     if size.float16:
@@ -270,6 +275,7 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
     report.tuning = tuned.record if tuned else None
     report.notes += publisher.notes
     report.finish(path, encoder.results)
+    add_pruning(context, report, path)
     if options.proof:
         report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests, model.unseen)))
     return report

@@ -115,6 +115,7 @@ class _WeightsToSolve:
         self.decisions = {d.name: d for d in decisions}
         self.sites: dict[str, Site] = {s.name: s for s in find_sites(context.document)[0] if s.name in self.decisions}
         self._document, self._orders = context.document, orders
+        self._pruned = context.pruned.pruned.zeros if context.pruned else {}
 
     def task(self, name: str, origin: str = "") -> jobs.Task:
         """The task of a weight whose inputs are not known, or are those of an origin."""
@@ -123,7 +124,10 @@ class _WeightsToSolve:
         order = self._orders.get(name) if decision.format.permuted else None
         if order is not None:
             matrix = matrix[:, order]
-        return jobs.Task(name, decision.format.with_(permuted=False), decision.solver, matrix, order=order, origin=origin)
+        return jobs.Task(
+            name, decision.format.with_(permuted=False), decision.solver, matrix, order=order, origin=origin,
+            keeps_zeros=name in self._pruned,
+        )  # fmt: skip
 
     def task_with_inputs(self, name: str, gram: NDArray[np.float64], count: int, origin: str) -> jobs.Task:
         """The task of a weight with the Gram matrices of its inputs, and the number of inputs."""

@@ -39,6 +39,12 @@ def mark(tensor: onnx.TensorProto, key: str) -> None:
     tensor.metadata_props.add(key=_MARK, value=key)
 
 
+def unmark(tensor: onnx.TensorProto) -> None:
+    """Drop the mark of an initializer that gets other values in place."""
+    kept = [entry for entry in tensor.metadata_props if entry.key != _MARK]
+    replace_field(tensor.metadata_props, kept)
+
+
 def computation_key(tensor: onnx.TensorProto) -> str | None:
     """Key of the computation of an initializer that holds what nodes computed, unchanged; None for others."""
     return next((entry.value for entry in tensor.metadata_props if entry.key == _MARK), None)

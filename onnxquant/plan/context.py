@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import OutputError
 from onnxquant.graph.io import Document
+from onnxquant.pruning.records import PrunedModel
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.rules import Recipe
@@ -49,6 +50,7 @@ class Context:
         progress: callback for the stage and the part of it that is done
         origin: JSON that tells what the output is made of
         shared: results of other runs on the same model and samples; None: this is the only run
+        pruned: result of pruning the document; None where nothing was pruned
     """
 
     original: Document
@@ -60,6 +62,12 @@ class Context:
     progress: Progress = silent
     origin: str = ""
     shared: Shared | None = None
+    pruned: PrunedModel | None = None
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether single weights were pruned, which are to stay zero."""
+        return self.pruned is not None and bool(self.pruned.pruned.zeros)
 
     def with_document(self, document: Document) -> Self:
         """The context of the steps that go on with another float model."""

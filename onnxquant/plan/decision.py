@@ -15,6 +15,7 @@ from onnxquant.formats.base import Format
 from onnxquant.observers.clip import Clip
 from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord, SampleUse
+from onnxquant.pruning.records import Pruned
 from onnxquant.solvers.rtn import Rtn
 
 
@@ -235,6 +236,7 @@ class Plan:
         preparation: JSON that tells how samples become inputs; empty: there were no samples
         samples: use of the samples that weights are solved with; None where none are
         float16: conversion of all that stays in float; None where it keeps its types
+        pruned: changes by pruning; None where nothing was pruned
     """
 
     decisions: tuple[Decision, ...]
@@ -247,6 +249,7 @@ class Plan:
     preparation: str = ""
     samples: SampleUse | None = None
     float16: Float16Plan | None = None
+    pruned: Pruned | None = None
 
     @property
     def encoded(self) -> list[EncodeDecision]:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from onnxquant.passes import passes_by_name
 from onnxquant.passes.equivalent.permute import Strategy
+from onnxquant.pruning.amounts import Score
 from onnxquant.recipe.declaration import Needs, Scope, any_path, option
 from onnxquant.recipe.rules import RuleOptions
 from onnxquant.recipe.values import (
@@ -114,6 +115,10 @@ class OptionFields(RuleOptions):
         (), "Pass to run on the float model before it is planned; `onnxquant list` shows all. May be given several times; "
         "passes run in the order given.",
         Scope.FILE, flag="--pass", metavar="NAME", choices=passes_by_name,
+    )  # fmt: skip
+    prune_score: str = option(
+        Score.MAGNITUDE.value, "Measure by which --prune chooses: magnitude, of all weights of a tensor together; or wanda, "
+        "magnitude times the norm of the input, row by row, from --data.", Scope.FILE, choices=tuple(Score),
     )  # fmt: skip
     tune: str | None = option(
         None, "Learn weights, their scales, ranges of activations and biases for so long: the outputs of the float model "

@@ -13,10 +13,10 @@ from onnxquant.targets import AUTO
 # The parameters of formats name the way, too.
 _NAMING = (
     "format", "bits", "formats", "budget_bpw", "max_size", "activations", "auto_exclude", "float16", "whole_graph",
-    "solver", "target", "compute", "permutation", "keep_io_types", "cost",
+    "solver", "target", "compute", "permutation", "keep_io_types", "cost", "prune",
 )  # fmt: skip
 # A rule that names these has weights of a known format.
-_NAMING_RULE = ("format", "bits", "solver", "target", "compute")
+_NAMING_RULE = ("format", "bits", "solver", "target", "compute", "prune")
 
 
 def with_goal(entries: Mapping[str, Any] | None, keywords: Mapping[str, Any], *, has_samples: bool) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def with_goal(entries: Mapping[str, Any] | None, keywords: Mapping[str, Any], *,
     named = _named(entries, keywords)
     goal = keywords.get("goal") or (_table(entries).get("goal"))
     if goal is not None and named:
-        raise RecipeError(f"{named}: goal chooses that itself; leave out one of the two")
+        what = "goal compares ways that keep all weights" if named.startswith("prune") else "goal chooses that itself"
+        raise RecipeError(f"{named}: {what}; leave out one of the two")
     is_compared = not keywords.get("dry_run") and keywords.get("proof", _table(entries).get("proof")) is not False
     if goal is None and not named and has_samples and is_compared:
         return {**keywords, "goal": Goal.FAST.value}

@@ -15,6 +15,7 @@ from onnxquant.formats import format_named
 from onnxquant.formats.base import Format
 from onnxquant.graph.sites import MIN_ELEMENTS, Site
 from onnxquant.observers.clip import Clip, clipping_methods
+from onnxquant.pruning.amounts import Amount
 from onnxquant.recipe import schema
 from onnxquant.recipe.declaration import Scope, declared, format_options, key, option, options_of
 from onnxquant.recipe.values import FORMAT_OF_BITS, Compute, format_names, solver_names, target_names
@@ -63,6 +64,11 @@ class RuleOptions:
         None, "Clip weights before they are rounded, to the range that a calibration method chooses from their values: "
         "percentile=99.9, mean-std=3, entropy, mse.", Scope.RULE, metavar="METHOD[=X]", completion=clipping_methods,
     )  # fmt: skip
+    prune: str | float | None = option(
+        None, "Prune before quantizing: 0.5 makes the half of the weights zero that counts least, 2:4 two of each four "
+        "inputs, channels=0.3 removes channels from the graph. Zeros stay zeros; --format f32 prunes alone.", Scope.RULE,
+        metavar="0.5|2:4|channels=0.3",
+    )  # fmt: skip
     compute: str = option(
         Compute.AUTO.value,
         "Arithmetic of products with encoded weights. auto: the fastest kernels, most of which round activations to 8 "
@@ -106,6 +112,8 @@ class Rule(RuleOptions):
             spec.check(value)
         self._check_expressions()
         self._check_bits()
+        if self.prune is not None:
+            Amount.parse(self.prune)
         if self.float_activations and self.dynamic_activations:
             raise RecipeError("float_activations and dynamic_activations exclude each other")
         if self.solver != AUTO and (refusal := solver_named(self.solver).refusal(self.make_format())):

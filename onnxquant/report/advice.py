@@ -56,6 +56,9 @@ def more_accurate(report: ReportData, proof: Proof) -> str:
     """The step that costs accuracy, and what to try."""
     if _is_float16_alone(report):
         return "float16 does not suit every op of this model; --format f16 alone stores no more than the weights so"
+    if report.pruning is not None:
+        tune = "" if report.tuning else ", or learn back what is lost: --tune 10min --data SAMPLES"
+        return f"pruning costs this model its accuracy; prune less, leave weights out with --exclude{tune}"
     if _worst_is_cut(proof):
         return "outputs of other lengths drift apart, so that the figure says little: judge them with --metric"
     twin = min((e.sqnr_db for e in proof.errors(Run.FLOAT, Run.TWIN).values()), default=0.0)

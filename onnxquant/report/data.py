@@ -23,6 +23,7 @@ from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import ActivationRecord
 from onnxquant.plan.decision import Decision, EncodeDecision, Plan
 from onnxquant.plan.tuning import TuningRecord
+from onnxquant.pruning.records import PruningRecord
 from onnxquant.report.state import State
 from onnxquant.validation.checks import WeightChecks
 from onnxquant.validation.latency import Interval
@@ -224,6 +225,7 @@ class ReportData:
         search: result of the search for formats; None where the formats were given.
         choice: choice among whole files; None where the way was given.
         tuning: figures of tuning; None where nothing was learned.
+        pruning: figures of pruning; None where nothing was pruned.
         prospect: gain that samples would bring, in one sentence; empty where there are samples, or the way was given.
         observed: histograms of static activations, by tensor.
         request: the request of the user; None where it is not known.
@@ -247,6 +249,7 @@ class ReportData:
     search: FormatSearchResult | None = None
     choice: Choice | None = None
     tuning: TuningRecord | None = None
+    pruning: PruningRecord | None = None
     prospect: str = ""
     observed: dict[str, HistogramSummary] = field(default_factory=dict)
     request: Request | None = None

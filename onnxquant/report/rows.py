@@ -367,6 +367,32 @@ def tuning(report: ReportData) -> str:
     return f"{learned} {change}{'' if record.gained else ': nothing gained, the file is as without it'}."
 
 
+def pruning(report: ReportData) -> str:
+    """The result of pruning, and what it gains, in sentences; empty where nothing was pruned."""
+    record = report.pruning
+    if record is None:
+        return ""
+    parts = []
+    if record.weights:
+        share, of_all = (100 * record.zeros / max(n, 1) for n in (record.elements, record.total))
+        parts.append(
+            f"{share:.1f} % of the elements of {record.weights} weights are zero by {record.score}, {of_all:.1f} % of all"
+        )
+    if record.before and record.after:
+        numbers = [("parameters", record.before.parameters, record.after.parameters)]
+        if record.before.macs and record.after.macs:
+            numbers.append(("multiplications", record.before.macs, record.after.macs))
+        left = ", ".join(f"{after / before:.0%} of {before / 1e6:.3g} million {what}" for what, before, after in numbers)
+        parts.append(f"{record.channels} channels left the graph by {record.score}; {left} stay")
+    if record.compressed is not None:
+        before, after = size(record.compressed.original), size(record.compressed.output)
+        parts.append(f"compressed, as by zip, about {after} (the original {before})")
+    if record.weights:
+        parts.append("the zeros change no speed on onnxruntime, which has no sparse kernels")
+    parts += [f"{left.count} left: {left.reason}" for left in record.left]
+    return "; ".join(parts)
+
+
 def activations(report: ReportData) -> list[tuple[str, str]]:
     """Facts about integer activations: type, ranges and counts of kernels; empty where activations are floats."""
     record, proof = report.activations, report.proof

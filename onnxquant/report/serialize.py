@@ -15,6 +15,7 @@ from onnxquant.observers.histogram import HistogramSummary
 from onnxquant.plan.activations import read_activations
 from onnxquant.plan.decision import decision_from_dict
 from onnxquant.plan.tuning import TuningRecord
+from onnxquant.pruning.records import PruningRecord
 from onnxquant.report import schema
 from onnxquant.report.data import Choice, FileHashes, Float16Error, Judgement, ReportData, Request, SiteResult, Verdict
 from onnxquant.report.state import OLD_NAMES
@@ -53,6 +54,7 @@ def report_to_json(report: ReportData) -> JsonObject:
         "search": to_object(report.search or {}),
         **({"choice": to_object(report.choice)} if report.choice else {}),
         **({"tuning": to_object(report.tuning)} if report.tuning else {}),
+        **({"pruning": to_object(report.pruning)} if report.pruning else {}),
         **({"prospect": report.prospect} if report.prospect else {}),
         "sites": [_write_site(s) for s in report.sites],
         "proof": None if report.proof is None else _write_proof(report.proof),
@@ -117,6 +119,7 @@ def _read(kind: type[R], data: JsonObject) -> R:
         search=from_json(FormatSearchResult, data["search"]) if data["search"] else None,
         choice=from_json(Choice, data["choice"]) if data.get("choice") else None,
         tuning=from_json(TuningRecord, data["tuning"]) if data.get("tuning") else None,
+        pruning=from_json(PruningRecord, data["pruning"]) if data.get("pruning") else None,
         prospect=from_json(str, data.get("prospect", "")),
         observed=from_json(dict[str, HistogramSummary], data["observed"]),
         request=from_json(Request, data["asked"]) if data["asked"] else None,

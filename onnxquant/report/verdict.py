@@ -120,7 +120,7 @@ def _result(report: ReportData) -> tuple[State, str]:
         return State.PLANNED, "Run it without --dry-run to write and prove the file."
     is_smaller = report.final_bytes is not None and report.final_bytes * NEGLIGIBLE_GAIN < report.original_bytes
     if (
-        report.sites and not report.encoded and not is_smaller
+        report.sites and not report.encoded and not is_smaller and report.pruning is None
     ):  # smaller: codes that the graph computed itself are stored
         return (
             State.NOTHING_QUANTIZED,
@@ -149,7 +149,14 @@ def _gains(report: ReportData, proof: Proof) -> _Gains:
     faster, slower = _speed(proof.latency)
     is_for_speed = report.activations is not None or (report.choice is not None and report.choice.goal == Goal.FAST)
     slower |= is_for_speed and proof.latency is not None and not faster
-    return _Gains(report.original_bytes > (report.final_bytes or 0), faster, slower, _quality(report, proof))
+    is_smaller = report.original_bytes > (report.final_bytes or 0) or _is_smaller_compressed(report)
+    return _Gains(is_smaller, faster, slower, _quality(report, proof))
+
+
+def _is_smaller_compressed(report: ReportData) -> bool:
+    """Whether a pruned file takes less space when it is compressed."""
+    sizes = report.pruning.compressed if report.pruning else None
+    return sizes is not None and sizes.output < sizes.original
 
 
 def _speed(latency: Latency | None) -> tuple[bool, bool]:

@@ -43,6 +43,7 @@ def lines(report: ReportData, verdict: Verdict) -> list[tuple[str, str]]:
         ("prepared", rows.preparation(report) or ""),
         ("weights", weights(report)),
         ("integers", _integers(report)),
+        ("pruned", rows.pruning(report)),
         ("tuned", rows.tuning(report)),
         ("chosen", report.choice.reason if report.choice else ""),
         ("instead", report.choice.alternative if report.choice else ""),

@@ -29,7 +29,7 @@ from onnxquant.formats.grid import Indices, LevelGrid, nearest_indices, steps_an
 from onnxquant.formats.matrix import Matrix
 from onnxquant.native import dispatch
 from onnxquant.numerics.arrays import Doubles
-from onnxquant.numerics.rows import RowSplit, in_threads
+from onnxquant.numerics.rows import in_threads
 from onnxquant.solvers.base import Inputs, Solver, best_rows, losses, rounded
 from onnxquant.solvers.gptq import shrinkage
 from onnxquant.solvers.mse import LeastSquares
@@ -69,17 +69,19 @@ class AdaRound(Solver):
             candidates.append(rounded(start, weight, self.split))
         if start is None and not LeastSquares().refusal(form):
             candidates.insert(0, LeastSquares(split=self.split).solve(form, weight, inputs))
-        candidates.append(_learned(candidates[0], weight, _shrunk(gram, inputs.count), self.split))
+        candidates.append(_learned(self, candidates[0], weight, _shrunk(gram, inputs.count)))
         return best_rows(candidates, [losses(weight, dispatch.decode(e), Inputs(gram), self.split) for e in candidates])
 
 
-def _learned(start: Encoded, weight: Matrix, grams: Matrix, split: RowSplit) -> Encoded:
+def _learned(solver: AdaRound, start: Encoded, weight: Matrix, grams: Matrix) -> Encoded:
     """The weight with learned codes on its grid."""
-    grid = start.format.grid(start)
+    grid, split = start.format.grid(start), solver.split
     near = nearest_indices(grid, weight, split)
     below = values(grid, near, split)
     other = _others(grid, near, weight > below)
     move = values(grid, other, split) - below
+    if solver.keeps_zeros:
+        move[weight == 0] = 0
     size = np.abs(move).max(axis=1, keepdims=True)  # squares of a row's errors then neither vanish nor overflow
     error, move = (np.divide(side, size, out=np.zeros_like(move), where=size > 0) for side in (weight - below, move))
     choice = _Choice(error, move)
@@ -95,7 +97,7 @@ def _learned(start: Encoded, weight: Matrix, grams: Matrix, split: RowSplit) -> 
     usable = [group for group, gram in enumerate(grams) if gram.any()]
     parts = [(first, g) for g in usable for first in range(g * rows_per_group, (g + 1) * rows_per_group, step)]
     in_threads(work, parts, split.threads)
-    return start.format.place(start, np.where(moved, other, near))
+    return start.format.place(start, np.where(moved & (move != 0), other, near))
 
 
 def _scaled(inputs: Inputs) -> Doubles:

@@ -85,6 +85,7 @@ class Solver(ABC):
 
     Attributes:
         split: size of the parts that rows are solved in, and threads; codes depend on neither.
+        keeps_zeros: whether weights that are zero stay zero, in a format that has a zero: they were pruned.
     """
 
     name: ClassVar[str]
@@ -94,6 +95,7 @@ class Solver(ABC):
     serves_static_activations: ClassVar[bool] = False
 
     split: RowSplit = field(default=RowSplit(), kw_only=True, repr=False)
+    keeps_zeros: bool = field(default=False, kw_only=True, repr=False)
 
     @property
     def summary(self) -> str:

@@ -60,7 +60,8 @@ class Gptq(Solver):
         if start is None and not LeastSquares().refusal(form):
             candidates.insert(0, LeastSquares(split=self.split).solve(form, weight, inputs))
         # Factors are as large as the Gram matrix: they are freed before the losses are computed.
-        candidates.append(_descended(candidates[0], weight, Factors(inputs), self.split))
+        factors = Factors(inputs, keeps_zeros=self.keeps_zeros)
+        candidates.append(_descended(candidates[0], weight, factors, self.split))
         return best_rows(candidates, [losses(weight, dispatch.decode(e), inputs, self.split) for e in candidates])
 
 
@@ -104,9 +105,11 @@ class Factors:
 
     Args:
         inputs: inputs that a weight is multiplied with.
+        keeps_zeros: whether weights that are zero stay zero; the others correct the error without them.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, *, keeps_zeros: bool = False) -> None:
+        self._keeps_zeros = keeps_zeros
         gram = inputs.gram
         self.groups = len(gram)
         energy = np.maximum(inputs.energy, 0)
@@ -135,6 +138,8 @@ class Factors:
                 k = start + i
                 correction = within[:, i, None, :i] @ error[:, start:k]
                 error[:, k] = goals[:, k] - nearest(corrected[:, i] + correction[:, 0], self._order[:, k])
+                if self._keeps_zeros:
+                    error[:, k][goals[:, k] == 0] = 0
         goals -= error
         np.put_along_axis(error, self._order[:, :, None], goals, 1)  # the memory of the errors is free now
         return error.swapaxes(1, 2).reshape(weight.shape)

@@ -45,6 +45,7 @@ class Task:
         count: number of inputs in the Gram matrices.
         order: the original column of each stored one; None: columns keep their order.
         origin: digest of what the Gram matrices are made of; empty: the result is known by the matrices themselves.
+        keeps_zeros: whether weights that are zero stay zero.
     """
 
     name: str
@@ -55,12 +56,14 @@ class Task:
     count: int | None = None
     order: NDArray[np.int32] | None = None
     origin: str = ""
+    keeps_zeros: bool = False
 
     @cached_property
     def key(self) -> str:
         """Digest of everything that the result depends on."""
         count = None if self.origin else self.count
         settings = [__version__, self.name, self.format.name, self.format.settings(), self.solver, count, self.origin]
+        settings += ["keeps zeros"] if self.keeps_zeros else []
         digest = hashlib.blake2b(json.dumps(settings, default=str).encode(), digest_size=16)
         for array in (self.weight, None if self.origin else self.gram, self.order):
             if array is not None:
@@ -75,7 +78,8 @@ class Task:
         """
         inputs = None if self.gram is None else Inputs(np.asarray(_array(self.gram)), self.count)
         weight = np.asarray(_array(self.weight))
-        encoded = solver_named(self.solver).solve(self.format, weight, inputs)
+        solver = replace(solver_named(self.solver), keeps_zeros=self.keeps_zeros)
+        encoded = solver.solve(self.format, weight, inputs)
         if self.order is None:
             return encoded
         return encoded.with_order(self.order)

@@ -44,6 +44,7 @@ class WeightQuantizer(nn.Module):
     Args:
         encoded: the weight where learning begins; its format has a grid.
         view: the matrix that the format sees of the tensor.
+        staying: 0 where a weight was pruned, else 1, in the shape of the tensor; None: nothing was pruned.
 
     Attributes:
         is_on: whether it rounds; else the weight passes as it is.
@@ -55,9 +56,11 @@ class WeightQuantizer(nn.Module):
     finer_levels: Tensor
     order: Tensor | None
     first_step: Tensor
+    staying: Tensor | None
 
-    def __init__(self, encoded: Encoded, view: View) -> None:
+    def __init__(self, encoded: Encoded, view: View, staying: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("staying", staying, persistent=False)
         self.encoded, self.view, self.is_on = encoded, view, True
         grid = encoded.format.grid(encoded)
         self._group = encoded.cols if grid.of_tensor else grid.group
@@ -82,12 +85,18 @@ class WeightQuantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The weight on its grid, in the shape of the tensor."""
         if not self.is_on:
-            return weight
+            return self._pruned(weight)
         groups = self._groups(self._matrix(weight))
         step, shift = self._side(groups)
         if self._parts > 1:
             step = step / self._parts
-        return self._tensor(round_to_levels(groups, step, shift, self.finer_levels)).to(weight.dtype)
+        rounded = round_to_levels(groups, step, shift, self.finer_levels)
+        # A learned shift is a whole number of steps in the file alone: meanwhile zero need not be among the levels.
+        return self._pruned(self._tensor(rounded).to(weight.dtype))
+
+    def _pruned(self, weight: Tensor) -> Tensor:
+        """The weight with zeros where it was pruned: no gradient passes there."""
+        return weight if self.staying is None else weight * self.staying
 
     @property
     def bits(self) -> int:
@@ -191,7 +200,7 @@ class WeightQuantizer(nn.Module):
             step, shift = (side.detach()[..., 0].numpy() for side in self._side(self._groups(self._matrix(weight))))
             encoded = form.fit(encoded, step, shift)
         grid: LevelGrid = form.grid(encoded)
-        return form.place(encoded, nearest_indices(grid, self._matrix(weight.detach()).numpy()))
+        return form.place(encoded, nearest_indices(grid, self._matrix(self._pruned(weight.detach())).numpy()))
 
 
 class ActivationQuantizer(nn.Module):

@@ -100,13 +100,19 @@ class Student(nn.Module):
         if updates_statistics:
             replaced |= self._batch_norms(with_conversions)
         rounded = {
-            self._sites[name].tensor.name: WeightQuantizer(weight, self._sites[name].view)
+            self._sites[name].tensor.name: WeightQuantizer(weight, self._sites[name].view, self._staying(name))
             for name, weight in encoded.items()
             if weight.format.has_grid
         }
         self.module = GraphModule(with_conversions, replaced, rounded)
         self._weights = rounded
         self._start()
+
+    def _staying(self, name: str) -> Tensor | None:
+        """0 where a weight was pruned, else 1; None where it was not."""
+        if self.plan.pruned is None or name not in self.plan.pruned.zeros:
+            return None
+        return torch.from_numpy(self.document.array(self._sites[name].tensor) != 0).float()
 
     def _rounded_activations(self, document: Document) -> dict[str, Replacement]:
         """Modules in the place of the conversions that static activations insert; those of one source share one."""

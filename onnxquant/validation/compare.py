@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxquant import runtime
-from onnxquant.artifact.records import activation_record, computes_in_float16, records, rescaled_weights
+from onnxquant.artifact.records import Metadata, activation_record, computes_in_float16, records, rescaled_weights
 from onnxquant.calibration.feeds import Feed
 from onnxquant.calibration.samples import Samples
 from onnxquant.errors import FeedError, RecipeError
@@ -19,6 +19,9 @@ from onnxquant.numerics.classes import AnswerKind, answering
 from onnxquant.passes.pipeline import prepare, simplify, widen
 from onnxquant.passes.prepare.initializers import FreeInitializers
 from onnxquant.plan.activations import StaticRecord
+from onnxquant.pruning.channels import Channels
+from onnxquant.pruning.removal import labels_of, remove
+from onnxquant.pruning.values import set_values
 from onnxquant.recipe.options import Options
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.recipe.values import Drop
@@ -159,7 +162,24 @@ def prepared_like(original: Document, quantized: Document) -> Document:
         widen(prepared)
     if isinstance(record, StaticRecord):
         simplify(prepared)
+    _prune_like(prepared, quantized)
     return prepared
+
+
+def _prune_like(prepared: Document, quantized: Document) -> None:
+    """Take out the channels that were pruned, and give pruned weights that stayed floats the values of the file."""
+    metadata = Metadata.read(quantized.proto)
+    if metadata is None or metadata.pruned is None:
+        return
+    if metadata.pruned.removed:
+        channels = Channels(prepared)
+        remove(prepared, channels, labels_of(channels, metadata.pruned.removed))
+    encoded = {record.name for record in metadata.records}
+    floats = {t.name: t for t in quantized.proto.graph.initializer}
+    for site in find_sites(prepared)[0]:
+        other = floats.get(site.tensor.name)
+        if site.name in metadata.pruned.zeros and site.name not in encoded and other is not None:
+            set_values(prepared, site.tensor, quantized.array(other))
 
 
 def _measure(

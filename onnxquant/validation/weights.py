@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxquant.artifact.hashes import planes_digest
 from onnxquant.artifact.read import PlaneIndex, decode_weight, plane_index, read_encoded
-from onnxquant.artifact.records import Record, computes_in_float16, records, rescaled_weights
+from onnxquant.artifact.records import Metadata, Record, computes_in_float16, records, rescaled_weights
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import Site, find_sites
 from onnxquant.numerics.difference import Difference, rescaled_like
@@ -39,6 +39,8 @@ def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) 
     originals = {s.name: s for s in find_sites(written.document)[0]}
     index = plane_index(quantized.proto)
     changed = frozenset() if written.digests else rescaled_weights(quantized.proto)
+    metadata = Metadata.read(quantized.proto)
+    zeros = metadata.pruned.zeros if metadata and metadata.pruned else {}
     if changed:
         proof.notes.append(
             f"{len(changed)} weights were rescaled by calibration before they were encoded; they are compared with the "
@@ -53,16 +55,18 @@ def compare_weights(proof: Proof, written: EncodedWeights, quantized: Document) 
             text = f"weight {record.name!r} is {shape} in the original, {list(record.shape)} here"
             proof.problems.append(Problem(text))
             continue
-        _compare_weight(proof, written, _Weight(record, site, record.name in changed), quantized, index)
+        weight = _Weight(record, site, record.name in changed, zeros.get(record.name))
+        _compare_weight(proof, written, weight, quantized, index)
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """An encoded weight, its site in the original, and whether calibration rescaled it."""
+    """An encoded weight, its site in the original, whether calibration rescaled it, and its zeros where it was pruned."""
 
     record: Record
     site: Site
     rescaled: bool
+    zeros: int | None = None
 
 
 def _compare_weight(
@@ -80,6 +84,13 @@ def _compare_weight(
         proof.problems.append(Problem(text))
     decoded = decode_weight(quantized, record, index, encoded)
     before = written.document.array(weight.site.tensor)
+    if weight.zeros is not None:
+        # After writing the float model is the pruned one: each zero of it is looked for, not their number alone.
+        back = int(np.count_nonzero(decoded[before == 0])) if written.digests else 0
+        if back or (count := int(np.count_nonzero(decoded == 0))) < weight.zeros:
+            text = f"{back} of its pruned elements are no zeros" if back else f"{count} zeros, expected {weight.zeros}"
+            proof.problems.append(Problem(f"weight {record.name!r}: {text}"))
+        before = np.where(decoded == 0, before.dtype.type(0), before)
     if weight.rescaled:
         before = view.restore(rescaled_like(view.matrix(before), view.matrix(decoded)))
     difference = Difference()
