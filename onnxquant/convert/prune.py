@@ -49,7 +49,7 @@ class _Target:
 
     Attributes:
         site: the weight.
-        amount: how much of it.
+        amount: the part of it that goes.
         taps: number of consecutive columns that read one input channel.
     """
 
@@ -162,7 +162,7 @@ class _Leftovers:
 
 
 def _amount_of(site: Site, rules: Recipe) -> Amount | None:
-    """How much the rule of a weight prunes; None: nothing."""
+    """The amount that the rule of a weight prunes; None: nothing."""
     match = first_matching_rule(site, rules)
     return None if match is None or match[1].prune is None else Amount.parse(match[1].prune)
 

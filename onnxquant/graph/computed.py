@@ -41,8 +41,8 @@ def mark(tensor: onnx.TensorProto, key: str) -> None:
 
 def unmark(tensor: onnx.TensorProto) -> None:
     """Drop the mark of an initializer that gets other values in place."""
-    kept = [entry for entry in tensor.metadata_props if entry.key != _MARK]
-    replace_field(tensor.metadata_props, kept)
+    others = [entry for entry in tensor.metadata_props if entry.key != _MARK]
+    replace_field(tensor.metadata_props, others)
 
 
 def computation_key(tensor: onnx.TensorProto) -> str | None:

@@ -46,7 +46,7 @@ def staying(amount: Amount, score: Doubles, *, by_row: bool, taps: int = 1) -> M
 
 
 def _largest(score: Doubles, going: int) -> Mask:
-    """Of each row all but the lowest ``going`` scores; of equal ones the first go."""
+    """All but the lowest ``going`` scores of each row; of equal ones the first go."""
     if not going:
         return np.ones(score.shape, np.bool_)
     bound = np.partition(score, going - 1, axis=1)[:, going - 1 : going]

@@ -60,12 +60,12 @@ def place_of(group: Group, channels: Channels, going: Labels) -> RemovedChannels
 
 def labels_of(channels: Channels, removed: Sequence[RemovedChannels]) -> Labels:
     """The labels of channels that are known by their places in constants; those of other models are left out."""
-    found = [np.empty(0, np.int64)]
+    labels = [np.empty(0, np.int64)]
     for entry in removed:
         cut = next((c for c in channels.cuts if (c.tensor, c.axis) == (entry.tensor, entry.axis)), None)
         if cut is not None and max(entry.channels, default=0) < len(cut.labels):
-            found.append(channels.roots(cut.labels)[list(entry.channels)])
-    return np.unique(np.concatenate(found))
+            labels.append(channels.roots(cut.labels)[list(entry.channels)])
+    return np.unique(np.concatenate(labels))
 
 
 def remove(document: Document, channels: Channels, going: Labels) -> None:
@@ -77,11 +77,11 @@ def remove(document: Document, channels: Channels, going: Labels) -> None:
         going: labels of those that leave, each one that stands for its channel.
     """
     tensors = {t.name: t for t in document.proto.graph.initializer}
-    kept: dict[tuple[str, int], NDArray[np.bool_]] = {
+    staying: dict[tuple[str, int], NDArray[np.bool_]] = {
         (cut.tensor, cut.axis): ~np.isin(channels.roots(cut.labels), going) for cut in channels.cuts
     }
     smaller: dict[str, NDArray[Any]] = {}
-    for (name, axis), stays in kept.items():
+    for (name, axis), stays in staying.items():
         if not stays.all():
             values = smaller[name] if name in smaller else document.array(tensors[name])
             smaller[name] = np.compress(stays, values, axis=axis)
