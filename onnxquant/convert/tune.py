@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from onnxquant import runtime
 from onnxquant.activations.plan import DynamicActivations
 from onnxquant.artifact import lowering
 from onnxquant.artifact.hashes import planes_digest
-from onnxquant.calibration.feeds import Feed, Feeds, Split
+from onnxquant.calibration.feeds import Feed, Feeds, Split, in_windows, vocabulary
 from onnxquant.calibration.gram_matrices import samples_digest
+from onnxquant.calibration.inputs import sampled_inputs_of
 from onnxquant.convert.plan_model import PlannedModel
 from onnxquant.errors import FeedError, ModelError, RangeError, RecipeError
 from onnxquant.formats.base import Encoded
@@ -34,6 +36,8 @@ from onnxquant.recipe.values import seconds_of
 from onnxquant.version import __version__
 
 if TYPE_CHECKING:
+    from onnxquant.tuning.batches import TaughtSamples
+    from onnxquant.tuning.losses import Loss
     from onnxquant.tuning.run import Settings
     from onnxquant.tuning.student import Tuned
 
@@ -41,6 +45,10 @@ if TYPE_CHECKING:
 FEWEST_SAMPLES = 16
 # Copies of the weights: themselves, rounded ones, what their gradients need, gradients, two moments, the best and the first.
 _COPIES = 10
+# Tokens of one step of a language model.
+_TOKENS = 1024
+# Steps that see each text once, at least.
+_FEWEST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -87,25 +95,31 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
     context, options = model.context, model.context.options
     _refuse_few(split)
     _refuse_without_memory(model.document)
-    learning, judging = list(split.calibrating), list(split.judging)
+    logits, inputs = () if options.tune_loss else logits_of_tokens(context.original), sampled_inputs_of(context.original)
+    learning, judging = (in_windows(list(part), inputs) for part in (split.calibrating, split.judging))
     encoded = starting_codes(model, solved)
     student = Student(model.document, model.plan, encoded)
     with runtime.session_of(context.original, threads=options.threads) as teacher:
         module = student.module
-        loss = UsersLoss(options.tune_loss) if options.tune_loss else OutputLoss(module.producers, module.outputs)
+        loss = UsersLoss(options.tune_loss) if options.tune_loss else OutputLoss(module.producers, module.outputs, logits)
+        taught = TaughtSamples(judging, teacher, context.original, logits)
         run = Run(
             student,
-            TaughtSamples(learning, teacher, context.original),
-            TaughtSamples(judging, teacher, context.original),
+            TaughtSamples(learning, teacher, context.original, logits),
+            taught,
             loss,
-            _settings(context, model.plan, encoded, split.calibrating),
+            _settings(context, model.plan, encoded, split.calibrating, _texts_of_a_step(learning) if logits else None),
             context.progress,
         )
         with threads(options.threads):
             course = run.run()
-        judge = Judge([runtime.run(teacher, feed) for feed in judging], options.judge)
-    learned, start = learned_model(model, student.tuned()), replace(model, solved=encoded, on_grids={})
-    before, after = (_score(candidate, judge, judging) for candidate in (start, learned))
+        judge: _Judge = (
+            _DivergenceJudge(judging, taught, loss)
+            if logits
+            else _OutputJudge(judging, Judge([runtime.run(teacher, feed) for feed in judging], options.judge))
+        )
+        learned, start = learned_model(model, student.tuned()), replace(model, solved=encoded, on_grids={})
+        before, after = (_score(candidate, judge) for candidate in (start, learned))
     record = TuningRecord(
         samples=len(learning), judged=len(judging), steps=course.steps, seconds=round(course.seconds, 1),
         before=round(before, 2), after=round(after, 2), gained=after > before, course=tuple(course.points),
@@ -170,8 +184,36 @@ def _refuse_without_memory(document: Document) -> None:
         )
 
 
-def _settings(context: Context, plan: Plan, encoded: Mapping[str, Encoded], learning: Feeds) -> Settings:
-    """The settings of a run."""
+def logits_of_tokens(document: Document) -> tuple[str, ...]:
+    """Outputs that are logits of tokens: with as many columns as the table that the model looks its tokens up in has rows."""
+    rows = max(vocabulary(document, find_sites(document)[0]).values(), default=0)
+    return tuple(
+        value.name
+        for value in document.proto.graph.output
+        if len(shape := value.type.tensor_type.shape.dim) == 3 and rows == shape[2].dim_value > 0
+    )
+
+
+def _texts_of_a_step(learning: Sequence[Feed]) -> int:
+    """The number of texts of one step: rounding the weights takes as long as hundreds of tokens. A few make many steps."""
+    tokens = max((array.size for array in learning[0].values() if array.dtype.kind == "i"), default=1)
+    return max(min(_TOKENS // tokens, len(learning) // _FEWEST_STEPS), 1)
+
+
+def _settings(
+    context: Context, plan: Plan, encoded: Mapping[str, Encoded], learning: Feeds, texts: int | None
+) -> Settings:
+    """The settings of a run.
+
+    Args:
+        context: the context.
+        plan: the plan.
+        encoded: weights where learning begins.
+        learning: samples that are learned from.
+        texts: number of texts of a step of a language model; None: the model is none.
+    """
+    import torch
+
     from onnxquant.tuning.run import Settings
 
     options, file = context.options, None
@@ -182,8 +224,15 @@ def _settings(context: Context, plan: Plan, encoded: Mapping[str, Encoded], lear
         file = context.folder / f"tuning-{hashlib.blake2b(origin.encode(), digest_size=16).hexdigest()}.pt"
     seconds = None if options.tune is None else seconds_of(options.tune)
     # Ranges that are computed on every call are those of one sample.
-    batch = 1 if isinstance(plan.activations, DynamicActivations) else Settings.batch
-    return Settings(seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, batch=batch, file=file)
+    batch, bfloat16 = Settings.batch, False
+    if texts is not None:
+        batch = texts
+        bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    if isinstance(plan.activations, DynamicActivations):
+        batch = 1
+    return Settings(
+        seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, batch=batch, bfloat16=bfloat16, file=file
+    )
 
 
 def _sentence(record: TuningRecord) -> str:
@@ -208,7 +257,44 @@ def starting_codes(model: PlannedModel, solved: Mapping[str, Encoded]) -> dict[s
     return encoded
 
 
-def _score(model: PlannedModel, judge: Judge, judging: Sequence[Feed]) -> float:
+class _Judge(Protocol):
+    """Closeness of a file's outputs to the float model's, in decibels."""
+
+    def score(self, session: runtime.Session) -> float:
+        """The closeness of the outputs of a session."""
+
+
+@dataclass(frozen=True)
+class _OutputJudge:
+    """The judge of proofs and searches, on samples."""
+
+    feeds: Sequence[Feed]
+    judge: Judge
+
+    def score(self, session: runtime.Session) -> float:
+        return self.judge.score([runtime.run(session, feed) for feed in self.feeds]).typical
+
+
+@dataclass(frozen=True)
+class _DivergenceJudge:
+    """The divergence of logits of tokens, which a number added to all of them does not change: 0.01 nats are 20 dB."""
+
+    feeds: Sequence[Feed]
+    taught: TaughtSamples
+    loss: Loss
+
+    def score(self, session: runtime.Session) -> float:
+        import torch
+
+        divergences = []
+        for place, feed in enumerate(self.feeds):
+            expected = self.taught.batch([place]).outputs
+            outputs = {n: torch.from_numpy(a) for n, a in runtime.run(session, feed, list(expected)).items()}
+            divergences.append(float(self.loss(outputs, expected)))
+        return -10 * math.log10(max(sum(divergences) / len(divergences), 1e-12))
+
+
+def _score(model: PlannedModel, judge: _Judge) -> float:
     """The score of the file that a planned model becomes, in decibels."""
     document: Document = model.document
     plan: Plan = model.plan
@@ -220,6 +306,4 @@ def _score(model: PlannedModel, judge: Judge, judging: Sequence[Feed]) -> float:
         path = Path(folder) / "tuned.onnx"
         with Publisher(path, external=document.is_external(), force=True) as publisher:
             lowering.write(document, plan, publisher, encode)
-        session = runtime.open_session(path, runtime.session_options(threads=model.context.options.threads))
-        return judge.score([runtime.run(session, feed) for feed in judging]).typical
-
+        return judge.score(runtime.open_session(path, runtime.session_options(threads=model.context.options.threads)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from onnxquant.calibration.feeds.python import resolve
 from onnxquant.errors import FeedError, ModelError, RecipeError
 from onnxquant.modules.node import Node
+from onnxquant.tuning.likely import LikelyTokens
 
 Values = Mapping[str, Tensor]
-Loss = Callable[[Values, Values], Tensor]
+Taught = Mapping[str, Tensor | LikelyTokens]
+Loss = Callable[[Values, Taught], Tensor]
 """A loss: takes the outputs of student and teacher by name, returns a scalar."""
 
 _LEAST, _CONSTANT = 1e-12, 1e-4
@@ -27,22 +29,25 @@ class OutputLoss:
     Args:
         producers: node that computes each tensor; outputs of a Softmax are probabilities.
         outputs: outputs that count; those that the teacher does not have do not.
+        logits: those of them that are logits of tokens: if there are any, they alone count, as divergence.
     """
 
-    def __init__(self, producers: Mapping[str, Node], outputs: Sequence[str]) -> None:
-        self._outputs = list(outputs)
+    def __init__(self, producers: Mapping[str, Node], outputs: Sequence[str], logits: Collection[str] = ()) -> None:
+        self._outputs = list(logits or outputs)
         self._kinds = {name: producers[name].op if name in producers else "" for name in outputs}
 
-    def __call__(self, student: Values, teacher: Values) -> Tensor:
+    def __call__(self, student: Values, teacher: Taught) -> Tensor:
         """The loss of one batch."""
         return torch.stack([self._term(n, student[n], teacher[n]) for n in self._outputs if n in teacher]).mean()
 
-    def _term(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
+    def _term(self, name: str, student: Tensor, teacher: Tensor | LikelyTokens) -> Tensor:
         if student.shape != teacher.shape:
             raise ModelError(
                 f"output {name!r} has shape {list(student.shape)}, the float model's {list(teacher.shape)}: it depends on "
                 f"values; --tune-loss can take the other outputs alone"
             )
+        if isinstance(teacher, LikelyTokens):
+            return teacher.divergence(student)
         if self._kinds[name] == "Softmax":
             likelihood = torch.log(student.clamp(min=_LEAST)) - torch.log(teacher.clamp(min=_LEAST))
             return -(teacher * likelihood).sum() / teacher.sum()  # each distribution sums to 1
@@ -56,7 +61,7 @@ class UsersLoss:
     """A loss of the user's.
 
     Args:
-        function: function of two dicts of tensors, or ``module:function``.
+        function: function of two dicts of tensors, or ``module:function``. It gets all of the teacher's logits.
 
     Raises:
         RecipeError: it is no function.
@@ -72,7 +77,7 @@ class UsersLoss:
             raise RecipeError(f"tune_loss {self._name}: is no function; expected one of two dicts of tensors")
         self._function = cast(Loss, resolved)
 
-    def __call__(self, student: Values, teacher: Values) -> Tensor:
+    def __call__(self, student: Values, teacher: Taught) -> Tensor:
         """The loss of one batch.
 
         Raises:

@@ -20,21 +20,29 @@ class _RoundToLevels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, step: Tensor, shift: Tensor, levels: Tensor) -> Tensor:  # noqa: ANN401
         """The values; the context keeps what the derivatives need."""
-        ratio = (weight - shift) / step
+        ratio = (weight - shift).div_(step)
         nearest = nearest_levels(levels, ratio)
         ctx.save_for_backward(ratio, nearest, levels)
-        return nearest * step + shift
+        return (nearest * step).add_(shift)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Derivatives by weight, step and shift."""
         ratio, nearest, levels = ctx.saved_tensors
-        inside = (ratio >= levels[0]) & (ratio <= levels[-1])
-        of_weight = gradient * inside
-        of_step = (gradient * nearest - of_weight * ratio).sum(-1, keepdim=True) if ctx.needs_input_grad[1] else None
-        of_shift = (gradient - of_weight).sum(-1, keepdim=True) if ctx.needs_input_grad[2] else None
+        gradient = gradient.contiguous()
+        # Its derivative is 0 at the ends themselves, where largest weights of blocks lie.
+        below, above = torch.nextafter(levels[[0, -1]], torch.tensor([-torch.inf, torch.inf])).tolist()
+        of_weight = torch.ops.aten.hardtanh_backward(gradient, ratio, below, above)
+        of_step = _products(gradient, nearest) - _products(of_weight, ratio) if ctx.needs_input_grad[1] else None
+        of_shift = (gradient.sum(-1, keepdim=True) - of_weight.sum(-1, keepdim=True)) if ctx.needs_input_grad[2] else None
         return of_weight, of_step, of_shift, None
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Sums of products along the last axis, which stays: without a tensor of the products."""
+    sums = torch.bmm(x.reshape(-1, 1, x.shape[-1]), y.reshape(-1, y.shape[-1], 1))
+    return sums.reshape(*x.shape[:-1], 1)
 
 
 def round_to_levels(weight: Tensor, step: Tensor, shift: Tensor, levels: Tensor) -> Tensor:

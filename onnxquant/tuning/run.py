@@ -47,6 +47,7 @@ class Settings:
         seed: seed of the order of samples.
         rate: largest change of a parameter in one step, in its unit; None: it is found.
         batch: number of samples of a step.
+        bfloat16: whether products are computed in bfloat16; weights stay float32.
         file: file that an interrupted run goes on from; None: none is kept.
     """
 
@@ -55,6 +56,7 @@ class Settings:
     seed: int = 0
     rate: float | None = None
     batch: int = 4
+    bfloat16: bool = False
     file: Path | None = None
 
 
@@ -214,7 +216,7 @@ class Run:
             self._epoch, self._place = self._epoch + 1, 0
 
     def _learn(self, batch: Batch, stretch: _Stretch) -> None:
-        loss = self._loss(self._student(batch.feeds), batch.outputs)
+        loss = self._loss_of(batch)
         if not math.isfinite(value := float(loss.detach())):
             place = first_not_finite(self._student.module, batch.feeds)
             raise WeightError(f"tuning: the loss is not finite after {self.course.steps} steps{place}")
@@ -226,6 +228,11 @@ class Run:
         stage = "finding a rate" if stretch.is_trial else "tuning"
         before = self.course.points[0].held_out
         self._progress(f"{stage}: loss {self._best_loss:.3g}, {before:.3g} before", self._done)
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.bfloat16):
+            outputs = self._student(batch.feeds)
+        return self._loss(outputs, batch.outputs)
 
     def _is_to_be_judged(self, stretch: _Stretch) -> bool:
         """Judging is spread evenly, and takes a small part of the time."""
@@ -244,7 +251,7 @@ class Run:
         begin, total, count = self._seconds(), 0.0, 0
         for places in self._judging.order(self._settings.batch):
             batch = self._judging.batch(places)
-            total += len(places) * float(self._loss(self._student(batch.feeds), batch.outputs))
+            total += len(places) * float(self._loss_of(batch))
             count += len(places)
         learning = float(np.mean(self._recent)) if self._recent else None
         self._recent = []

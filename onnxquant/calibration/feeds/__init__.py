@@ -35,6 +35,7 @@ from onnxquant.calibration.feeds.preparation import Preparation, ranges_of, unsc
 from onnxquant.calibration.feeds.settings import Description, entries
 from onnxquant.calibration.feeds.split import JUDGED, MANY_JUDGED, Split, split, spread, spread_places
 from onnxquant.calibration.feeds.synthetic import Guess, Synthetic, guesses, vocabulary
+from onnxquant.calibration.feeds.windows import in_windows
 from onnxquant.errors import FeedError
 from onnxquant.system.files import is_special
 
@@ -62,6 +63,7 @@ __all__ = [
     "entries",
     "facts_of",
     "guesses",
+    "in_windows",
     "open_feeds",
     "ranges_of",
     "refuse_missing",

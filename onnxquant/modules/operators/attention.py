@@ -210,7 +210,7 @@ def _appended(past: Tensor | None, x: Tensor, places: Tensor, total: int) -> Ten
     """
     if past is None:
         past = x[:, :, :0]
-    room = torch.cat([past, x.new_zeros(*x.shape[:2], max(total - past.shape[2], 0), x.shape[3])], 2)
+    room = torch.cat([past.to(x.dtype), x.new_zeros(*x.shape[:2], max(total - past.shape[2], 0), x.shape[3])], 2)
     return room.scatter(2, places[:, None, :, None].expand_as(x), x)
 
 
