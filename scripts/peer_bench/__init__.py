@@ -1,1 +1,1 @@
-"""Parts of scripts/compare_peers.py."""
+"""Parts of scripts/compare_peers.py and scripts/bench_training_peers.py."""

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 Feed = dict[str, Any]
+# Samples of a step of learning, for every tool.
+BATCH = 4
 
 
 class Job:
@@ -62,6 +64,12 @@ class Reader:
         self._left = iter(self.feeds)
 
 
+def joined(feeds: list[Feed], size: int) -> list[Feed]:
+    """Samples joined along their first axis, so many at a time; the last ones that are fewer are left out."""
+    starts = range(0, len(feeds) - size + 1, size)
+    return [{n: np.concatenate([f[n] for f in feeds[s : s + size]]) for n in feeds[0]} for s in starts]
+
+
 def peak_bytes() -> int:
     """Highest resident size of this process, and of its largest child."""
     status = Path("/proc/self/status")
@@ -76,10 +84,11 @@ def run(package: str, convert: Callable[[Job], None]) -> None:
     """Do the job of the command line with a tool, and write what came of it."""
     job = Job(Path(sys.argv[1]))
     report: dict[str, Any] = {"version": version(package)}
-    loaded, begin = peak_bytes(), time.perf_counter()
+    loaded, begin, processor = peak_bytes(), time.perf_counter(), time.process_time()
     try:
         convert(job)
         report |= {"seconds": time.perf_counter() - begin, "peak_bytes": peak_bytes(), "imported_bytes": loaded}
+        report["processor_seconds"] = time.process_time() - processor
     except BaseException as error:  # a report of whatever a tool may raise, exits included
         traceback.print_exc()
         lines = [line for line in str(error).splitlines() if line.strip()]

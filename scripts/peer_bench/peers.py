@@ -75,6 +75,7 @@ class Conversion:
 
     output: Path
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     peak_bytes: int = 0
     version: str = ""
     error: str = ""
@@ -134,6 +135,7 @@ def convert(
     return Conversion(
         output,
         seconds=report.get("seconds", 0.0),
+        processor_seconds=report.get("processor_seconds", 0.0),
         peak_bytes=report.get("peak_bytes", 0),
         version=report.get("version", ""),
         error=report.get("error", "")[:300],
