@@ -74,7 +74,9 @@ def is_even(levels: Tensor) -> bool:
     return bool((levels.diff() == 1).all())
 
 
-def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int) -> Tensor:
+def fake_quantize(
+    values: Tensor, scale: Tensor, zero_point: Tensor, lowest: int, highest: int, *, factor: float = 1.0
+) -> Tensor:
     """Values rounded to codes and back, with straight-through gradients.
 
     ``(clip(round(values / scale) + round(zero_point), lowest, highest) - round(zero_point)) * scale``, as QuantizeLinear and
@@ -86,9 +88,10 @@ def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor, lowest: int
         zero_point: float32 [1].
         lowest: smallest code.
         highest: largest code.
+        factor: factor of the gradients of the scale and the zero point.
 
     >>> fake_quantize(torch.tensor([0.12, 9.0]), torch.tensor([0.1]), torch.tensor([0.0]), 0, 15)
     tensor([0.1000, 1.5000])
     """
-    result: Tensor = torch._fake_quantize_learnable_per_tensor_affine(values, scale, zero_point, lowest, highest, 1.0)
+    result: Tensor = torch._fake_quantize_learnable_per_tensor_affine(values, scale, zero_point, lowest, highest, factor)
     return result
