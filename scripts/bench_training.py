@@ -4,7 +4,8 @@
     python scripts/bench_training.py --cases "mobilenet_v2 static" --time 60s --json rows.json
 
 Both files of a row come from the same samples. The outputs of other samples are compared with the float model's: the ratio of
-signal and noise, the share of the same answers, and the mean cosine. Models come from scripts/fetch_models.py.
+signal and noise, the share of the same answers, and the mean cosine. A language model learns from news and an
+encyclopedia, and has its perplexity on other news. Models come from scripts/fetch_models.py.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accuracy_bench.tasks import Amount, LanguageModel
 from fetch_models import FETCHED, Wheels, read_catalogue
 from numpy.typing import NDArray
-from peer_bench.data import Arrays, Source, feeds_of
+from peer_bench.articles import paragraphs
+from peer_bench.data import CALIBRATION_SEED, Arrays, Source, feeds_of
 
 import onnxquant
 
@@ -49,6 +52,7 @@ CASES = [
     Case("efficientnet_lite0", "static", {"activations": "static"}),
     Case("minilm_l6", "q4_0", {"format": "q4_0"}),
     Case("minilm_l6", "dynamic", {"activations": "dynamic"}),
+    Case("smollm2", "int4", {"format": "int4", "block_size": 32, "symmetric": False, "solver": "gptq"}),
 ]
 LEARNED, TESTED = 768, 256
 
@@ -74,7 +78,8 @@ class Row:
 
     Attributes:
         model, way: the case.
-        before, after: quality without tuning, and with it.
+        before, after: quality without tuning, and with it; perplexities of a language model.
+        exact: the perplexity of the float model; None: it is no language model.
         steps, seconds: length of tuning.
         bits: bits per weight.
         about: the samples in words.
@@ -83,8 +88,9 @@ class Row:
 
     model: str
     way: str
-    before: Quality
-    after: Quality
+    before: Quality | float
+    after: Quality | float
+    exact: float | None = None
     steps: int
     seconds: float
     bits: float
@@ -117,8 +123,57 @@ def quality(exact: list[NDArray[Any]], path: Path, tests: Arrays, threads: int) 
     return Quality(round(10 * float(np.log10(signal / noise)), 2), float(np.mean(same)), float(np.mean(cosines)))
 
 
+class Texts(LanguageModel):
+    """Perplexity on news, and windows of all later news and of an encyclopedia to learn from."""
+
+    calibrated = Amount(94, 94)
+    articles = Amount(66, 66)
+
+    def calibration(self) -> Arrays:
+        """Windows [count, 1, window] in random order."""
+        from build_language_model import Gguf
+
+        news = self._tokens[1]
+        tokenizer = Gguf(self.source.fetched / self.model.id / self.model.files[0].name).tokenizer()
+        windows = np.array(tokenizer.encode("\n".join(paragraphs(self.source.wheels))).ids, np.int64)
+        windows = windows[: len(windows) // self.window * self.window].reshape(-1, self.window)
+        random = np.random.default_rng(CALIBRATION_SEED)
+        chosen = np.concatenate([news, windows[random.permutation(len(windows))[: self.articles.full]]])
+        return {"input_ids": chosen[random.permutation(len(chosen)), None]}
+
+
+def of_language_model(case: Case, source: Source, arguments: argparse.Namespace, folder: Path) -> Row:
+    """The row of a language model."""
+    task = Texts(read_catalogue()[case.model], source)
+    data, work = folder / f"{case.model}.npz", folder / "work"
+    np.savez(data, **task.calibration())  # type: ignore[arg-type]  # names of inputs, not of parameters
+    before, after = (folder / f"{case.model}-{case.name}-{name}.onnx" for name in ("before", "tuned"))
+    options = {**case.options, "data": data, "proof": False, "threads": arguments.threads, "work": work}
+    onnxquant.quantize(task.path, before, **options)
+    report = onnxquant.quantize(task.path, after, tune=arguments.time, **options)
+    assert report.tuning is not None
+    perplexities = [
+        task.score(onnxquant.load(path, intra_op_num_threads=arguments.threads, log_severity_level=4))[task.main]
+        for path in (task.path, before, after)
+    ]
+    return Row(
+        model=case.model,
+        way=case.name,
+        before=perplexities[1],
+        after=perplexities[2],
+        exact=perplexities[0],
+        steps=report.tuning.steps,
+        seconds=report.tuning.seconds,
+        bits=report.bits_per_weight or 0.0,
+        about=task.about,
+        environment={**report.environment, "threads": str(arguments.threads)},
+    )
+
+
 def measured(case: Case, source: Source, arguments: argparse.Namespace, folder: Path) -> Row:
     """The row of a case."""
+    if case.model == "smollm2":
+        return of_language_model(case, source, arguments, folder)
     model = read_catalogue()[case.model]
     path = source.fetched / model.id / model.model
     samples = source.samples(model, LEARNED, TESTED)
@@ -155,10 +210,21 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         one, other = row.before, row.after
+        if not isinstance(one, Quality) or not isinstance(other, Quality):
+            continue
         lines.append(
             f"| {row.model} | {row.way} | {row.bits:.2f} | {one.sqnr_db:.1f}, **{other.sqnr_db:.1f}** | {one.same:.1%}, "
             f"**{other.same:.1%}** | {one.cosine:.4f}, **{other.cosine:.4f}** | {row.steps}, {row.seconds:.0f} s |"
         )
+    texts = [
+        f"| {row.model} | {row.way} | {row.bits:.2f} | {row.exact:.2f} | {row.before:.2f}, **{row.after:.2f}** | "
+        f"{row.steps}, {row.seconds:.0f} s |"
+        for row in rows
+        if row.exact is not None
+    ]
+    if texts:
+        head = "| model | way | bits | perplexity of float | before, tuned | steps, time |"
+        lines += ["", head, "|---|---|---|---|---|---|", *texts]
     return "\n".join(lines) + "\n"
 
 

@@ -83,40 +83,47 @@ def test_texts_of_several_lengths_are_learned_from_as_windows(decoder, tmp_path)
 
 
 def test_outputs_of_tokens_are_those_as_wide_as_the_table(decoder):
-    assert logits_of_tokens(load(decoder / "model.onnx")) == ("logits",)
+    model = load(decoder / "model.onnx")
+    hidden = onnx.helper.make_tensor_value_info("hidden", onnx.TensorProto.FLOAT, ["batch", "length", 64])
+    model.proto.graph.output.append(hidden)
+    assert logits_of_tokens(model) == ("logits",)
     assert logits_of_tokens(load("models/default.onnx")) == ()
 
 
-def test_likely_tokens_have_the_divergence_of_all():
+def test_likely_tokens_and_the_rest_have_the_divergence_of_so_many_classes():
     rng = np.random.default_rng(0)
-    theirs, ours = (rng.normal(0, 4, (2, 3, 1000)).astype(np.float32) for _ in range(2))
-    ours = theirs + 0.1 * ours
-    p, q = (log_softmax(x.astype(np.float64)) for x in (theirs, ours))
-    exact = (np.exp(p) * (p - q)).sum(-1).mean()
-    whole = LikelyTokens.of(theirs[..., :200])  # fewer than are kept: nothing is the rest
-    p, q = (log_softmax(x[..., :200].astype(np.float64)) for x in (theirs, ours))
-    assert float(whole.divergence(torch.from_numpy(ours[..., :200]))) == pytest.approx(
-        (np.exp(p) * (p - q)).sum(-1).mean(), rel=1e-4
-    )
+    theirs = rng.normal(0, 1, (2, 3, 1000)).astype(np.float32)
+    ours = theirs + rng.normal(0, 0.5, theirs.shape).astype(np.float32) + 0.5 * (theirs > 0.7)
+    p, q = (np.exp(log_softmax(x.astype(np.float64))) for x in (theirs, ours))
+    order = np.argsort(-p, -1)[..., :256]
+    parts = [np.take_along_axis(x, order, -1) for x in (p, q)]
+    p, q = (np.concatenate([part, 1 - part.sum(-1, keepdims=True)], -1) for part in parts)
     likely = LikelyTokens.of(theirs)
     assert likely.shape == theirs.shape
-    assert float(likely.divergence(torch.from_numpy(ours))) == pytest.approx(exact, rel=0.02)
+    expected = (p * np.log(p / q)).sum(-1).mean()
+    assert float(likely.divergence(torch.from_numpy(ours))) == pytest.approx(expected, rel=1e-4)
     assert float(likely.divergence(torch.from_numpy(theirs + 3))) == pytest.approx(0, abs=1e-5)
+    # A small vocabulary has no rest.
+    p, q = (log_softmax(x[..., :96].astype(np.float64)) for x in (theirs, ours))
+    small = LikelyTokens.of(theirs[..., :96]).divergence(torch.from_numpy(ours[..., :96]))
+    assert float(small) == pytest.approx((np.exp(p) * (p - q)).sum(-1).mean(), rel=1e-4)
 
 
 def test_texts_follow_each_other_in_windows(decoder):
     inputs = sampled_inputs_of(load(decoder / "model.onnx"))
     cache = {f"past_key_values.{i}.{k}": np.zeros((1, 4, 0, 16), np.float32) for i in (0, 1) for k in ("key", "value")}
-    ids = np.arange(30)[None]
+    ids = np.arange(90)[None]
     feeds = [
         {"input_ids": part, "attention_mask": np.ones_like(part), "logits_count": np.array(1), **cache}
-        for part in (ids[:, :3], ids[:, 3:14], ids[:, 14:])
+        for part in (ids[:, :3], ids[:, 3:45], ids[:, 45:])
     ]
-    windows = in_windows(feeds, inputs, 8)
-    assert [w["input_ids"].tolist() for w in windows] == [ids[:, i : i + 8].tolist() for i in (0, 8, 16)]
-    assert all(w["attention_mask"].shape == (1, 8) and w["logits_count"] == 8 for w in windows)
+    windows = in_windows(feeds, inputs, 40)
+    assert [w["input_ids"].tolist() for w in windows] == [ids[:, :40].tolist(), ids[:, 40:80].tolist()]
+    assert all(w["attention_mask"].shape == (1, 40) and w["logits_count"] == 40 for w in windows)
     assert set(windows[0]) == set(feeds[0])
+    # Windows are no longer than the longest text, which the model takes.
+    assert [w["input_ids"].shape for w in in_windows(feeds, inputs, 80)] == [(1, 45)] * 2
     # Padded texts stay, and those of a model without a cache.
     padded = [f | {"attention_mask": np.array([[0] + [1] * (f["input_ids"].shape[1] - 1)])} for f in feeds]
-    assert [w["input_ids"].shape for w in in_windows(padded, inputs, 8)] == [(1, 3), (1, 11), (1, 16)]
+    assert [w["input_ids"].shape for w in in_windows(padded, inputs, 8)] == [(1, 3), (1, 42), (1, 45)]
     assert in_windows(feeds, [Input("input_ids", "tensor(int64)", (1, "length"))], 8) == feeds
