@@ -20,7 +20,7 @@ from onnxquant.graph.computed import restore_computations
 from onnxquant.graph.data_files import DataFiles
 from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.model_editor import ModelEditor, Sink
-from onnxquant.graph.names import METADATA, ORIGIN, PREPARATION
+from onnxquant.graph.names import DOMAIN, METADATA, ORIGIN, PREPARATION
 from onnxquant.graph.needs import UseKind
 from onnxquant.graph.publish import Publisher
 from onnxquant.graph.sites import Site, find_sites
@@ -123,12 +123,14 @@ class PredictedSize:
         constants: bytes of its tensors alone: without nodes and metadata
         float16: outcome of the conversion of all that stays in float; None where it keeps its types
         loading: sentences on weights that are decoded when a session is created, where they are many
+        has_operators: whether nodes of the original became operators of ours
     """
 
     nbytes: int
     constants: int
     float16: Float16Result | None = None
     loading: tuple[str, ...] = ()
+    has_operators: bool = False
 
 
 def constant_bytes(proto: onnx.ModelProto) -> int:
@@ -150,7 +152,8 @@ def predict(document: Document, plan: Plan, data: DataFiles | None) -> Predicted
     counter.keep(proto, document)
     constants = constant_bytes(proto)
     loading = tuple(loading_notes(proto, lowered.records))
-    return PredictedSize(counter.total(proto), constants, lowered.float16, loading)
+    has_operators = any(node.domain == DOMAIN for node in proto.graph.node)
+    return PredictedSize(counter.total(proto), constants, lowered.float16, loading, has_operators)
 
 
 def write(document: Document, plan: Plan, publisher: Publisher, encode: Encode) -> None:

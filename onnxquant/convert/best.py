@@ -26,6 +26,7 @@ from onnxquant.convert.race import Race, Wish, effective
 from onnxquant.convert.ways import ways
 from onnxquant.convert.work import PreparedModel, Work, work_of
 from onnxquant.errors import FeedError, ModelError, RecipeError
+from onnxquant.graph.analysis.quantized import rounds_activations
 from onnxquant.graph.io import Document, load
 from onnxquant.graph.publish import Publisher, refuse_overwriting
 from onnxquant.plan.context import Shared
@@ -102,6 +103,11 @@ def quantize(
         if data is None:
             raise RecipeError("goal: the best file is chosen by what samples show: give them with --data (data=...)")
         original = load(source, settings.external_root)
+        if rounds_activations(original.proto) and PreparedModel.of(original).integers:
+            keywords["goal"] = None  # its codes stay as they are: there is nothing to choose
+            return quantize_one_way(
+                source, output, recipe=entries, data=data, progress=progress, command=command, **keywords
+            )
         place = output_path(original, output, partial(settings.output_name, rules))
         request = Request(rules.to_list(), plain_options(options))
         provenance = Provenance(settings, original, place, request, command)

@@ -14,6 +14,7 @@ from onnxquant.convert.own_grids import keep_own_grids
 from onnxquant.convert.prepare_model import weights_changed_on_request
 from onnxquant.convert.whole_graph import with_float16
 from onnxquant.formats.base import Encoded
+from onnxquant.graph.analysis.quantized import rounds_activations
 from onnxquant.graph.io import Document
 from onnxquant.graph.sites import find_sites
 from onnxquant.numerics.arrays import Order
@@ -81,10 +82,15 @@ def plan_model(context: Context, search: ChosenFormats | None) -> PlannedModel:
 
 
 def _takes_integer_operators(context: Context) -> bool:
-    """Whether operators of ours may stand between integer kernels: no other target is named, and no client."""
+    """Whether operators of ours may stand between integer kernels: no other target is named, and no client.
+
+    Such kernels may be the model's own: it was quantized by another program, and its codes and scales stay as they are.
+    """
     rules, options = context.rules, context.options
     is_free = not rules.clients and all(rule.keep or rule.target in (AUTO, Custom.name) for rule in rules.rules)
-    return options.activations != Activations.NONE and is_free and not options.in_float16
+    if not is_free or options.in_float16:
+        return False
+    return options.activations != Activations.NONE or rounds_activations(context.document.proto)
 
 
 def _with_reason(decision: Decision, in_float: Container[str]) -> Decision:

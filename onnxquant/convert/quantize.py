@@ -222,7 +222,8 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
     integers = integer_weights(model.document.proto)
     is_packed = integers != integer_weights(context.original.proto)
     refuse_formats_without_zero(plan)
-    if not plan.encoded and not is_packed and context.pruned is None:
+    has_work = bool(plan.encoded) or is_packed or context.pruned is not None
+    if not has_work and not plan.integer_operators:
         raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
     if integers and not is_packed:
         note = f"parts of the model are quantized already ({integers}); they stay as they are"
@@ -248,11 +249,14 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
     for sentence in in_float:
         announce(context.progress, sentence)
     size = lowering.predict(model.document, plan, data)
+    if not has_work and not size.has_operators:
+        raise ModelError("; ".join((_nothing_to_encode(model), *notes)))
     for sentence in size.loading:
         announce(context.progress, sentence)
     notes = [*notes, *slow, *in_float, *size.loading]
-    if context.pruned is None:  # zeros alone make a file smaller when it is compressed
-        refuse_larger(context.original, size, has_integers=plan.activations is not None)
+    # Zeros alone make a file smaller when it is compressed; operators of ours alone make it faster.
+    if context.pruned is None and has_work:
+        refuse_larger(context.original, size, has_integers=plan.activations is not None or size.has_operators)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
     if size.float16:
@@ -276,6 +280,7 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
     report.notes += publisher.notes
     report.finish(path, encoder.results)
     add_pruning(context, report, path)
+    report.kept_codes = integers or None if not has_work else None
     if options.proof:
         report.prove(prove(context, reference, path, EncodedWeights(model.document, encoder.digests, model.unseen)))
     return report

@@ -15,7 +15,9 @@ from onnxquant.convert.prepare_model import fit_operators, prepare_model
 from onnxquant.convert.quantize import context_of, encode_and_write, opened, samples_of
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.convert.tune import starting_codes
-from onnxquant.errors import OutputExistsError, RecipeError
+from onnxquant.errors import ModelError, OutputExistsError, RecipeError
+from onnxquant.graph.analysis.quantized import integer_weights, rounds_activations
+from onnxquant.graph.io import Document
 from onnxquant.plan.context import workspace
 from onnxquant.recipe.files import read_recipe
 from onnxquant.recipe.options import Options
@@ -42,12 +44,14 @@ def plan_to_train(
 
     Raises:
         RecipeError: the options name no single way.
+        ModelError: nodes of the model round already.
     """
     entries = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     settings, rules = Options.of_recipe(entries, {**options, "proof": False})
     if settings.searches or settings.goal is not None or settings.in_float16 or settings.tunes:
         raise RecipeError("a model is trained in one named way: leave out goal, formats, float16 and tune")
     original = opened(source, settings, rules)
+    _refuse_rounding(original)
     with workspace(settings) as folder:
         samples = samples_of(data, settings, original)
         context = context_of(original, settings, rules, samples, folder, progress)
@@ -58,6 +62,21 @@ def plan_to_train(
         feeds = samples.for_calibration(model.document).calibrating if samples is not None and unsolved else None
         solved = solve_weights(context, unsolved, model.orders, feeds)
         return replace(model, solved=starting_codes(model, solved))
+
+
+def _refuse_rounding(original: Document) -> None:
+    """Refuse a model that has codes of another program: no gradient passes its QuantizeLinear, and codes are no numbers.
+
+    Raises:
+        ModelError: it has.
+    """
+    integers = integer_weights(original.proto)
+    if integers or rounds_activations(original.proto):
+        what = integers or "QuantizeLinear of activations"
+        raise ModelError(
+            f"{original.name}: is quantized already ({what}), and codes do not learn; prepare the model of floats that it "
+            f"was made from, or train it on in the program that made it"
+        )
 
 
 def write_trained(model: PlannedModel, path: str | Path, *, force: bool = False) -> Report:

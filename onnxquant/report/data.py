@@ -226,6 +226,8 @@ class ReportData:
         choice: choice among whole files; None where the way was given.
         tuning: figures of tuning; None where nothing was learned.
         pruning: figures of pruning; None where nothing was pruned.
+        kept_codes: operators on codes of another program, whose codes and scales stay, where the file has nothing else to
+            quantize; None otherwise.
         prospect: gain that samples would bring, in one sentence; empty where there are samples, or the way was given.
         observed: histograms of static activations, by tensor.
         request: the request of the user; None where it is not known.
@@ -250,6 +252,7 @@ class ReportData:
     choice: Choice | None = None
     tuning: TuningRecord | None = None
     pruning: PruningRecord | None = None
+    kept_codes: str | None = None
     prospect: str = ""
     observed: dict[str, HistogramSummary] = field(default_factory=dict)
     request: Request | None = None

@@ -120,7 +120,7 @@ def _result(report: ReportData) -> tuple[State, str]:
         return State.PLANNED, "Run it without --dry-run to write and prove the file."
     is_smaller = report.final_bytes is not None and report.final_bytes * NEGLIGIBLE_GAIN < report.original_bytes
     if (
-        report.sites and not report.encoded and not is_smaller and report.pruning is None
+        report.sites and not report.encoded and not is_smaller and report.pruning is None and not report.kept_codes
     ):  # smaller: codes that the graph computed itself are stored
         return (
             State.NOTHING_QUANTIZED,
@@ -150,6 +150,7 @@ def _gains(report: ReportData, proof: Proof) -> _Gains:
     is_for_speed = report.activations is not None or (report.choice is not None and report.choice.goal == Goal.FAST)
     slower |= is_for_speed and proof.latency is not None and not faster
     is_smaller = report.original_bytes > (report.final_bytes or 0) or _is_smaller_compressed(report)
+    is_smaller |= report.kept_codes is not None  # it takes no codes anew, and need not be smaller
     return _Gains(is_smaller, faster, slower, _quality(report, proof))
 
 
@@ -253,6 +254,8 @@ def _step(report: ReportData, proof: Proof, state: State, gains: _Gains) -> str:
     check = "Measure it on the task it is for before you use it"
     if gains.quality is Quality.DOUBTFUL:
         return f"{check}: {_doubt(proof)}. If they are: {advice.more_accurate(report, proof)}."
+    if report.kept_codes is not None and state is State.PASSED:
+        return "Its codes and scales are those of the original: use it in the place of that."
     if state is State.NOT_SMALLER:
         return "Use it where speed matters; it saves no space."
     if state is State.NOT_FASTER:

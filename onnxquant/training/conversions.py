@@ -24,13 +24,15 @@ class _Conversions(torch.autograd.Function):
         values: Tensor,
         scale: Tensor,
         zero_point: Tensor,
-        low: Tensor,
-        high: Tensor,
+        low: Tensor | None,
+        high: Tensor | None,
         axis: int,
     ) -> Tensor:
         shape = [-1 if place == axis else 1 for place in range(values.dim())] if scale.dim() else []
         step, zero = scale.reshape(shape), zero_point.reshape(shape).to(values.dtype)
-        codes = (torch.round(values / step) + zero).clamp(int(low), int(high))
+        bounds = torch.iinfo(zero_point.dtype)
+        least, most = (bounds.min, bounds.max) if low is None or high is None else (int(low), int(high))
+        codes = (torch.round(values / step) + zero).clamp(least, most)
         return (codes - zero) * step
 
     @staticmethod
@@ -44,12 +46,13 @@ class _Conversions(torch.autograd.Function):
         axis: int,
     ) -> Any:  # noqa: ANN401
         codes = g.op("QuantizeLinear", values, scale, zero_point, axis_i=axis)
-        codes = g.op("Clip", codes, low, high)
+        if low is not None:
+            codes = g.op("Clip", codes, low, high)
         return g.op("DequantizeLinear", codes, scale, zero_point, axis_i=axis).setType(values.type())
 
 
 def exported_conversions(
-    values: Tensor, scale: Tensor, zero_point: Tensor, low: Tensor, high: Tensor, axis: int = 0
+    values: Tensor, scale: Tensor, zero_point: Tensor, low: Tensor | None, high: Tensor | None, axis: int = 0
 ) -> Tensor:
     """Values rounded to codes and back, as nodes of the file that ``torch.onnx.export`` is writing.
 
@@ -57,8 +60,8 @@ def exported_conversions(
         values: floats.
         scale: float32, a scalar or one number for each place along the axis.
         zero_point: int8 or uint8 in the same shape; its type is that of the codes.
-        low: the smallest code, a scalar of that type.
-        high: the largest code.
+        low: the smallest code, a scalar of that type; None: the type bounds codes on both sides.
+        high: the largest code, or None.
         axis: the axis.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it out of its types
@@ -69,7 +72,8 @@ def exported_conversions(
     codes = symbolic(
         "QuantizeLinear", (values, scale, zero_point), attributes, dtype=zero_point.dtype, shape=shape, version=_OPSET
     )
-    codes = symbolic("Clip", (codes, low, high), dtype=zero_point.dtype, shape=shape, version=_OPSET)
+    if low is not None:
+        codes = symbolic("Clip", (codes, low, high), dtype=zero_point.dtype, shape=shape, version=_OPSET)
     back: Tensor = symbolic(
         "DequantizeLinear", (codes, scale, zero_point), attributes, dtype=values.dtype, shape=shape, version=_OPSET
     )

@@ -117,7 +117,8 @@ class RoundedInput(nn.Module):
             if not self.has_range:
                 raise FeedError("activations have no range yet: run the module on one batch before its export")
             zero = self.zero_point.detach().round().clamp(codes.lowest, codes.highest).to(torch.uint8)
-            return exported_conversions(values, self.scale.detach().abs(), zero, self.low, self.high)
+            bounds = (self.low, self.high) if codes.bits < 8 else (None, None)
+            return exported_conversions(values, self.scale.detach().abs(), zero, *bounds)
         if not self.has_range and values.numel():
             self.begin(values)
         factor = 1 / math.sqrt(max(values.numel(), 1) * codes.highest)

@@ -39,3 +39,15 @@ def integer_weights(proto: onnx.ModelProto) -> str:
                 counts["DequantizeLinear of weights"] += 1
     return ", ".join(f"{count} {op}" for op, count in counts.most_common())
 
+
+
+def rounds_activations(proto: onnx.ModelProto) -> bool:
+    """Whether nodes of the main graph round tensors that are no constants to codes, for other nodes to decode."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    decoded = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    # A Clip leaves fewer codes.
+    decoded |= {node.input[0] for node in proto.graph.node if node.op_type == "Clip" and node.output[0] in decoded}
+    return any(
+        node.op_type == "QuantizeLinear" and node.input[0] not in constants and node.output[0] in decoded
+        for node in proto.graph.node
+    )
