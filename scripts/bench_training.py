@@ -247,7 +247,9 @@ def digits(images: torch.Tensor, labels: torch.Tensor) -> Iterator[dict[str, tor
     """Batches of digits without end, all of them once in each round."""
     random = torch.Generator().manual_seed(0)
     while True:
-        for places in torch.randperm(len(images), generator=random).split(BATCH):
+        order = torch.randperm(len(images), generator=random)
+        for begin in range(0, len(images), BATCH):
+            places = order[begin : begin + BATCH]
             yield {"image": images[places], "label": labels[places]}
 
 
