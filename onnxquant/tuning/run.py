@@ -35,6 +35,10 @@ _LATEST_TRIAL = 0.5
 # Judged at least so often in a stretch, and so that it takes no more than this part of the time.
 _FEWEST_JUDGED, _JUDGING = 8, 0.15
 _SECONDS_BETWEEN_SAVES = 60.0
+# Steps of a trial that tell rates apart, at least: the first few of too high a rate gain most.
+_FEWEST_TRIED = 8
+# Saving takes no more than this part of the time.
+_SAVING = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,8 @@ class Run:
         self._trials: dict[float, float] = {}
         self._recent: list[float] = []
         self._stretch: _Stretch | None = None
-        self._epoch, self._place, self._judged_for, self._judgements, self._saved_at = 0, 0, 0.0, 0, 0.0
+        self._epoch, self._place, self._judged_for, self._judgements = 0, 0, 0.0, 0
+        self._to_be_saved_at = _SECONDS_BETWEEN_SAVES
         self._judged_at = 0.0
         self._earlier = 0.0  # seconds of the run before it was interrupted
         self.course = Course()
@@ -166,6 +171,8 @@ class Run:
         """The next rate to try: neighbours of the best one; None: these are tried."""
         if not self._trials:
             return _FIRST_RATE
+        if self._settings.seconds is not None and self.course.steps < _FEWEST_TRIED * len(self._trials):
+            return None
         best = _RATES.index(min(self._trials, key=self._trials.__getitem__))
         near = [rate for rate in _RATES[max(best - 1, 0) : best + 2] if rate not in self._trials]
         return near[-1] if near else None
@@ -275,15 +282,16 @@ class Run:
     def _save(self, *, is_over: bool = False) -> None:
         """Write all that a later run goes on from, once in a minute, and when it is over."""
         file = self._settings.file
-        if file is None or (not is_over and self._seconds() - self._saved_at < _SECONDS_BETWEEN_SAVES):
+        if file is None or (not is_over and self._seconds() < self._to_be_saved_at):
             return
-        self._saved_at = self._seconds()
+        begin = self._seconds()
         state = {name: getattr(self, f"_{name}") for name in _KEPT} | {
             "values": self._values(), "optimizer": self._optimizer.state(), "seconds": self._seconds(),
             "stretch": self._stretch and asdict(self._stretch), "course": asdict(self.course),
         }  # fmt: skip
         with atomically(file) as stream:
             torch.save(state, stream)
+        self._to_be_saved_at = self._seconds() + max(_SECONDS_BETWEEN_SAVES, (self._seconds() - begin) / _SAVING)
 
     def _resume(self) -> bool:
         """Go on where an earlier run was interrupted; whether there is one."""

@@ -149,6 +149,7 @@ def test_an_interrupted_run_goes_on_where_it_was(digits, tmp_path, monkeypatch):
     onnxquant.quantize(MODEL, tmp_path / "whole.onnx", **settings)
     monkeypatch.setattr(runs.Run, "_learn", counted)
     monkeypatch.setattr(runs, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(runs, "_SAVING", 1e9)
     with pytest.raises(Interrupted):
         onnxquant.quantize(MODEL, tmp_path / "two.onnx", work=str(tmp_path / "work"), **settings)
     report = onnxquant.quantize(MODEL, tmp_path / "two.onnx", work=str(tmp_path / "work"), **settings)
@@ -159,6 +160,21 @@ def test_an_interrupted_run_goes_on_where_it_was(digits, tmp_path, monkeypatch):
     # A run that is over is not learned again.
     onnxquant.quantize(MODEL, tmp_path / "three.onnx", work=str(tmp_path / "work"), **settings)
     assert len(steps) == 20 + 1 + 36 - 19 - 1
+
+
+def test_a_trial_of_few_steps_is_the_only_one(digits, tmp_path, monkeypatch):
+    from onnxquant.tuning import run as runs
+
+    rates, learn = [], runs.Run._run
+
+    def noted(self, stretch):
+        rates.append(stretch.rate)
+        learn(self, stretch)
+
+    monkeypatch.setattr(runs.Run, "_run", noted)
+    monkeypatch.setattr(runs.Run, "_seconds", lambda self: 0.1 * self.course.steps)  # a step takes 0.1 s
+    onnxquant.quantize(MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune="2s", threads=1, proof=False)
+    assert set(rates) == {1e-4}
 
 
 def test_refusals(digits, tmp_path):
