@@ -259,6 +259,7 @@ def encode_and_write(model: PlannedModel, reference: Reference, path: Path, note
         refuse_larger(context.original, size, has_integers=plan.activations is not None or size.has_operators)
     plan = replace(plan, predicted_bytes=size.nbytes)
     report = Report.of_plan(context.original, path, plan, [*notes, *model.notes])
+    report.pruning = context.pruned.record if context.pruned else None
     if size.float16:
         whole_graph.add_float16(report, size.float16)
     if options.dry_run:

@@ -46,11 +46,16 @@ def entries_of(plan: Plan, sites: Sequence[Site], rules: Recipe, settings: Optio
     groups: list[dict[str, Any]] = []
     names: list[list[str]] = []
     rule_of_weight: dict[str, int] = {}
-    for decision in plan.encoded:
-        match = first_matching_rule(by_name[decision.name], rules)
-        if match is None:
-            raise RecipeError(f"weight {decision.name!r}: no rule of its plan matches it")
-        group = _group(match[1], decision, settings)
+    for decision in plan.decisions:
+        match = first_matching_rule(by_name[decision.name], rules) if decision.name in by_name else None
+        if isinstance(decision, EncodeDecision):
+            if match is None:
+                raise RecipeError(f"weight {decision.name!r}: no rule of its plan matches it")
+            group = _group(match[1], decision, settings)
+        elif match is not None and match[1].prune is not None:
+            group = {"keep": True, "prune": match[1].prune}
+        else:
+            continue
         if group not in groups:
             groups.append(group)
             names.append([])

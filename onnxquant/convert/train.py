@@ -12,6 +12,7 @@ import onnx
 from onnxquant.calibration.feeds import Data
 from onnxquant.convert.plan_model import PlannedModel, plan_model
 from onnxquant.convert.prepare_model import fit_operators, prepare_model
+from onnxquant.convert.prune import check_pruning, prune
 from onnxquant.convert.quantize import context_of, encode_and_write, opened, samples_of
 from onnxquant.convert.solve_weights import decisions_to_solve, solve_weights
 from onnxquant.convert.tune import starting_codes
@@ -50,12 +51,14 @@ def plan_to_train(
     settings, rules = Options.of_recipe(entries, {**options, "proof": False})
     if settings.searches or settings.goal is not None or settings.in_float16 or settings.tunes:
         raise RecipeError("a model is trained in one named way: leave out goal, formats, float16 and tune")
+    check_pruning(settings, rules)
     original = opened(source, settings, rules)
     _refuse_rounding(original)
     with workspace(settings) as folder:
         samples = samples_of(data, settings, original)
         context = context_of(original, settings, rules, samples, folder, progress)
         prepare_model(context)
+        context = prune(context)
         fit_operators(context)
         model = plan_model(context, None)
         unsolved = decisions_to_solve(model.plan, model.orders, model.solved)

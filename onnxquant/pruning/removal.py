@@ -17,8 +17,19 @@ from onnxquant.pruning.labels import Labels, Part
 from onnxquant.pruning.records import RemovedChannels
 from onnxquant.pruning.values import set_values
 
+# Numbers of channels from which whole vectors of 8, and of 16, are to be left.
+_FEW, _MANY = 16, 128
 # Sums of squares of a weight's inputs, in the shape of the weight, by its name; None: not known.
 Energies = Callable[[str], NDArray[Any] | None]
+
+
+def leaving(count: int, part: float) -> int:
+    """Number of channels that leave of so many: at most the part, and such that onnxruntime's kernels have whole vectors left.
+
+    Kernels compute 8 or 16 channels at a time; others cost as much as the next multiple, or more. Few channels are not rounded.
+    """
+    vector = 16 if count >= _MANY else 8 if count >= _FEW else 1
+    return max(0, count - -(-(count - int(part * count)) // vector) * vector)
 
 
 def least(document: Document, group: Group, channels: Channels, part: float, energy: Energies) -> Labels:
@@ -34,7 +45,7 @@ def least(document: Document, group: Group, channels: Channels, part: float, ene
         part: part of them that leaves.
         energy: function that gives the sums of squares of a weight's inputs.
     """
-    going = int(part * len(group.labels))
+    going = leaving(len(group.labels), part)
     score = np.zeros(int(group.labels.max(initial=0)) + 1)
     tensors = {t.name: t for t in document.proto.graph.initializer}
     reads = [cut for cut in group.cuts if cut.part is Part.READS]
