@@ -201,7 +201,8 @@ def _remove_channels(context: Context, score: Score, left: _Leftovers) -> _Remov
         if not parts:
             continue
         if group.locked or len(parts) < len(group.makers):
-            left.add(f"channels: {group.locked or 'a weight that makes them is left out, or too small'}", group.makers[0])
+            reason = group.locked or "a weight that makes them is left out, or too small"
+            left.add(f"layers whose channels stay: {reason}", group.makers[0])
         else:
             chosen.append((group, min(amount.part for amount in parts)))
     readers = {cut.tensor for group, _ in chosen for cut in group.cuts if cut.part is Part.READS}
@@ -232,7 +233,7 @@ def _prune_weights(context: Context, score: Score, left: _Leftovers) -> tuple[di
     for target in targets:
         energy = energies.get(target.site.tensor.name)
         if score is Score.WANDA and energy is None:
-            left.add("pruned by magnitude: what it is multiplied with is not observed", target.site.name)
+            left.add("by magnitude, as their inputs are not observed", target.site.name)
         zeros[target.site.name] = _prune(context.document, target, energy, by_row=score is Score.WANDA)
     return zeros, sum(target.site.elements for target in targets)
 

@@ -389,8 +389,8 @@ def pruning(report: ReportData) -> str:
         parts.append(f"compressed, as by zip, about {after} (the original {before})")
     if record.weights:
         parts.append("the zeros change no speed on onnxruntime, which has no sparse kernels")
-    parts += [f"{left.count} left: {left.reason}" for left in record.left]
-    return "; ".join(parts)
+    others = ", ".join(f"{left.count} {left.reason}" for left in record.left)
+    return "; ".join([*parts, *([f"not as asked for: {others}"] if others else [])])
 
 
 def activations(report: ReportData) -> list[tuple[str, str]]:
