@@ -24,9 +24,9 @@ Energies = Callable[[str], NDArray[Any] | None]
 
 
 def leaving(count: int, part: float) -> int:
-    """Number of channels that leave of so many: at most the part, and such that onnxruntime's kernels have whole vectors left.
+    """Number of channels that leave of so many: at most the part, and so that kernels have whole vectors left.
 
-    Kernels compute 8 or 16 channels at a time; others cost as much as the next multiple, or more. Few channels are not rounded.
+    onnxruntime computes 8 or 16 channels at a time; others cost as much as the next multiple, or more. Of few any may leave.
     """
     vector = 16 if count >= _MANY else 8 if count >= _FEW else 1
     return max(0, count - -(-(count - int(part * count)) // vector) * vector)

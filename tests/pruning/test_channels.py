@@ -236,5 +236,5 @@ def test_files_without_channels_are_proven_and_proven_again(way, tmp_path):
 
 def test_a_model_whose_channels_all_stay_says_why(tmp_path):
     path = graphs.save(graphs.gemm(), tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="nothing to prune: 1 layers whose channels stay: they are an output of the model, such as"):
+    with pytest.raises(ModelError, match="nothing to prune: 1 layers whose channels stay: they are an output"):
         onnxquant.quantize(path, tmp_path / "p.onnx", prune="channels=0.5")
