@@ -75,3 +75,14 @@ def test_dynamic_codes_are_those_of_dynamic_quantize_linear():
     zero = np.clip(np.rint(-low / scale), 0, 255)
     expected = (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
     np.testing.assert_allclose(DynamicQuantizer()(torch.from_numpy(values)).numpy(), expected, atol=1e-6)
+
+
+def test_pruned_weights_stay_zero_whatever_learning_does_to_them():
+    weight, form = weight_of(), format_named("int4")
+    weight[::2] = 0
+    staying = torch.from_numpy(weight != 0).float()
+    quantizer = WeightQuantizer(form.encode(VIEW.matrix(weight)), VIEW, staying)
+    latent = (torch.from_numpy(weight) + 1).requires_grad_()
+    quantizer(latent).sum().backward()
+    assert not latent.grad[::2].any()
+    assert not VIEW.restore(form.decode(quantizer.encode(latent)))[::2].any()
