@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -37,14 +38,18 @@ from onnxquant.version import __version__
 
 if TYPE_CHECKING:
     from onnxquant.tuning.batches import TaughtSamples
+    from onnxquant.tuning.blocks import Objective
     from onnxquant.tuning.losses import Loss
     from onnxquant.tuning.run import Settings
     from onnxquant.tuning.student import Tuned
 
 # Fewer samples are learned by heart.
 FEWEST_SAMPLES = 16
-# Copies of the weights: themselves, rounded ones, what their gradients need, gradients, two moments, the best and the first.
-_COPIES = 10
+# The part of a run in which blocks learn apart.
+_APART = 0.4
+# Copies of the weights: themselves, the teacher's two, rounded ones, what their gradients need, gradients, two moments, the
+# best and the first.
+_COPIES = 12
 # Tokens of one step of a language model.
 _TOKENS = 1024
 # Steps that see each text once, at least.
@@ -87,7 +92,10 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
         ModelError: an operator has no function in torch.
         WeightError: the loss is no number any more.
     """
+    import torch
+
     from onnxquant.tuning.batches import TaughtSamples
+    from onnxquant.tuning.blocks import BlockByBlock, Whole
     from onnxquant.tuning.losses import OutputLoss, UsersLoss
     from onnxquant.tuning.run import Run, threads
     from onnxquant.tuning.student import Student
@@ -99,15 +107,25 @@ def tune(model: PlannedModel, solved: Mapping[str, Encoded], split: Split) -> Tu
     learning, judging = (in_windows(list(part), inputs) for part in (split.calibrating, split.judging))
     encoded = starting_codes(model, solved)
     student = Student(model.document, model.plan, encoded)
-    with runtime.session_of(context.original, threads=options.threads) as teacher:
+    with ExitStack() as sessions:
+        teacher = sessions.enter_context(runtime.session_of(context.original, threads=options.threads))
         module = student.module
         loss = UsersLoss(options.tune_loss) if options.tune_loss else OutputLoss(module.producers, module.outputs, logits)
         taught = TaughtSamples(judging, teacher, context.original, logits)
+        in_bfloat16 = bool(logits) and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        objectives: list[tuple[Objective, float]] = [
+            (Whole(student, TaughtSamples(learning, teacher, context.original, logits), loss, in_bfloat16), 1.0)
+        ]
+        blocks = [] if options.tune_loss or logits else student.blocks(learning[0])
+        if len(blocks) > 1:
+            inside = [end for block in blocks for end in block.ends if end not in module.outputs]
+            knowing = sessions.enter_context(runtime.session_of(model.document, inside, threads=options.threads))
+            samples = TaughtSamples(learning, knowing, context.original)
+            objectives.insert(0, (BlockByBlock(module, blocks, samples), _APART))
         run = Run(
             student,
-            TaughtSamples(learning, teacher, context.original, logits),
-            taught,
-            loss,
+            objectives,
+            Whole(student, taught, loss, in_bfloat16),
             _settings(context, model.plan, encoded, split.calibrating, _texts_of_a_step(learning) if logits else None),
             context.progress,
         )
@@ -212,8 +230,6 @@ def _settings(
         learning: samples that are learned from.
         texts: number of texts of a step of a language model; None: the model is none.
     """
-    import torch
-
     from onnxquant.tuning.run import Settings
 
     options, file = context.options, None
@@ -224,15 +240,8 @@ def _settings(
         file = context.folder / f"tuning-{hashlib.blake2b(origin.encode(), digest_size=16).hexdigest()}.pt"
     seconds = None if options.tune is None else seconds_of(options.tune)
     # Ranges that are computed on every call are those of one sample.
-    batch, bfloat16 = Settings.batch, False
-    if texts is not None:
-        batch = texts
-        bfloat16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    if isinstance(plan.activations, DynamicActivations):
-        batch = 1
-    return Settings(
-        seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, batch=batch, bfloat16=bfloat16, file=file
-    )
+    batch = 1 if isinstance(plan.activations, DynamicActivations) else texts or Settings.batch
+    return Settings(seconds=seconds, epochs=options.tune_epochs, seed=options.tune_seed, batch=batch, file=file)
 
 
 def _sentence(record: TuningRecord) -> str:

@@ -35,8 +35,15 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One computation of a schedule: a node, or its replacement, and the tensors that nothing reads after it."""
+class Step:
+    """One computation of a schedule.
+
+    Attributes:
+        node: the node.
+        inputs: names of the tensors that it, or the module in its place, reads.
+        module: that module.
+        done: tensors that nothing reads after it.
+    """
 
     node: Node
     inputs: tuple[str, ...]
@@ -87,7 +94,7 @@ class GraphModule(nn.Module):
         self.replacements = nn.ModuleDict(
             {str(i): replacement.module for i, replacement in enumerate(self._replaced.values())}
         )
-        self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], list[_Step]] = {}
+        self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], list[Step]] = {}
 
     def _add(self, name: str, value: Tensor, *, is_learned: bool) -> None:
         place = name.replace(".", "/") or "_"
@@ -141,7 +148,7 @@ class GraphModule(nn.Module):
             ModelError: a node asks for what its function does not do, or does not fit its inputs.
         """
         values, rounded = dict(known), dict(self.rounded.items())
-        for step in self._schedule(frozenset(known), tuple(names)):
+        for step in self.schedule(known, names):
             arguments = [self._value(name, values, rounded) for name in step.inputs]
             results = self._computed(step, arguments)
             if watch is not None:
@@ -151,7 +158,7 @@ class GraphModule(nn.Module):
                 values.pop(name, None)
         return {name: self._value(name, values, rounded) for name in names}  # type: ignore[misc]  # none is left out
 
-    def _computed(self, step: _Step, arguments: list[Tensor | None]) -> tuple[Tensor, ...]:
+    def _computed(self, step: Step, arguments: list[Tensor | None]) -> tuple[Tensor, ...]:
         node = step.node
         try:
             if step.module is not None:
@@ -175,14 +182,23 @@ class GraphModule(nn.Module):
             values[name] = rounded[place](value)  # once, however many nodes read it
         return values[name]
 
-    def _schedule(self, known: frozenset[str], names: tuple[str, ...]) -> list[_Step]:
-        """The steps that compute some tensors from others, in order."""
-        if (known, names) not in self._schedules:
-            self._schedules[known, names] = self._planned(known, names)
-        return self._schedules[known, names]
+    def schedule(self, known: Iterable[str], names: Iterable[str]) -> list[Step]:
+        """The steps that compute some tensors from others, in order.
 
-    def _planned(self, known: frozenset[str], names: tuple[str, ...]) -> list[_Step]:
-        needed, steps, read = set(names) - known, list[_Step](), set(names)
+        Args:
+            known: names of the tensors that are there; what only these depend on is left out.
+            names: names of the tensors to compute.
+
+        Raises:
+            ModelError: no node computes one of them.
+        """
+        key = frozenset(known), tuple(names)
+        if key not in self._schedules:
+            self._schedules[key] = self._planned(*key)
+        return self._schedules[key]
+
+    def _planned(self, known: frozenset[str], names: tuple[str, ...]) -> list[Step]:
+        needed, steps, read = set(names) - known, list[Step](), set(names)
         for node in reversed(self._nodes):
             if needed.isdisjoint(node.outputs):
                 continue
@@ -191,7 +207,7 @@ class GraphModule(nn.Module):
             needed |= {name for name in inputs if name and name not in known}
             done = tuple(sorted({name for name in (*inputs, *node.outputs) if name and name not in read}))
             read |= set(inputs)
-            steps.append(_Step(node, inputs, replacement.module if replacement else None, done))
+            steps.append(Step(node, inputs, replacement.module if replacement else None, done))
         computed = {name for step in steps for name in step.node.outputs}
         if unknown := sorted(needed - computed - set(self._places)):
             raise ModelError(f"tensor {unknown[0]!r} is computed by no node of the graph from what is known")

@@ -38,7 +38,8 @@ class OutputLoss:
 
     def __call__(self, student: Values, teacher: Taught) -> Tensor:
         """The loss of one batch."""
-        return torch.stack([self._term(n, student[n], teacher[n]) for n in self._outputs if n in teacher]).mean()
+        names = [name for name in self._outputs if name in teacher and name in student]
+        return torch.stack([self._term(name, student[name], teacher[name]) for name in names]).mean()
 
     def _term(self, name: str, student: Tensor, teacher: Tensor | LikelyTokens) -> Tensor:
         if student.shape != teacher.shape:

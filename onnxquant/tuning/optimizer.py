@@ -63,9 +63,6 @@ class UnitAdam:
             square.mul_(_SQUARE).addcmul_(gradient, gradient, value=1 - _SQUARE)
             change = mean / ((square / for_square).sqrt_().add_(_LEAST))
             largest = quantizer_rate if entry.of_quantizer else rate
-            import os
-            if entry.of_quantizer and values.numel() == 1: largest = min(rate * float(os.environ.get('ACT', 1)), 0.03)
-            elif os.environ.get('WOFF'): continue
             values.sub_(change.mul_(entry.unit).mul_(largest / for_mean))
             values.grad = None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from onnxquant.formats.base import Encoded
 from onnxquant.formats.grid import LevelGrid, nearest_indices
 from onnxquant.graph.needs import View
+from onnxquant.modules.node import OPERATORS, Node
 from onnxquant.observers.codes import Codes
 from onnxquant.tuning.range_observer import MovingMinMaxObserver
 from onnxquant.tuning.rounding import fake_quantize, is_even, nearest_levels, round_to_levels
@@ -294,3 +295,23 @@ class DynamicQuantizer(nn.Module):
             zero = (-low / scale).round()
             rounded = ((values / scale).round() + zero).clamp_(0, 255).sub_(zero).mul_(scale)
         return values + (rounded - values).detach()
+
+
+class FloatClip(nn.Module):
+    """A Clip that passes its input while the codes behind it clip.
+
+    Attributes:
+        is_on: whether these do.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._node, self.is_on = node, True
+
+    def forward(self, values: Tensor, *bounds: Tensor) -> Tensor:
+        """The values, clipped in float."""
+        if self.is_on:
+            return values
+        result = OPERATORS[self._node.domain, self._node.op].function(self._node, values, *bounds)
+        assert isinstance(result, Tensor)
+        return result

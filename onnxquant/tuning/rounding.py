@@ -7,13 +7,11 @@ by the step is that of LSQ (Esser et al. 2020, "Learned step size quantization")
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
 
 # Numbers that are rounded at once: their copies stay in the cache, which is several times faster than whole tensors.
 _CHUNK = 1 << 16

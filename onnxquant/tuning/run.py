@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,9 +22,9 @@ from onnxquant.errors import WeightError
 from onnxquant.plan.tuning import TuningPoint
 from onnxquant.recipe.progress import Progress, silent
 from onnxquant.system.files import atomically
-from onnxquant.tuning.batches import Batch, TaughtSamples
+from onnxquant.tuning.batches import Batch
+from onnxquant.tuning.blocks import Objective, Whole
 from onnxquant.tuning.finite import first_not_finite
-from onnxquant.tuning.losses import Loss
 from onnxquant.tuning.optimizer import UnitAdam, rate_factor
 from onnxquant.tuning.student import Student
 
@@ -51,7 +51,6 @@ class Settings:
         seed: seed of the order of samples.
         rate: largest change of a parameter in one step, in its unit; None: it is found.
         batch: number of samples of a step.
-        bfloat16: whether products are computed in bfloat16; weights stay float32.
         file: file that an interrupted run goes on from; None: none is kept.
     """
 
@@ -60,7 +59,6 @@ class Settings:
     seed: int = 0
     rate: float | None = None
     batch: int = 4
-    bfloat16: bool = False
     file: Path | None = None
 
 
@@ -83,14 +81,16 @@ class Course:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A part of a run that begins where learning begins, and ends with a small rate.
+    """A part of a run that begins where its objective begins, and ends with a small rate.
 
     Attributes:
+        objective: place of the objective that it follows.
         rate: its largest rate.
         begin, end: the part of the run that is done when it begins and ends.
         is_trial: whether it only tries the rate.
     """
 
+    objective: int
     rate: float
     begin: float
     end: float
@@ -107,9 +107,9 @@ class Run:
 
     Args:
         student: the student; at the end it is as it was where it was best.
-        learning: samples that it learns from.
-        judging: samples that judge it.
-        loss: distance of its outputs from the teacher's.
+        objectives: what it learns by, one after the other, each from where the one before it was best; with the part of the
+            run that is done when it ends.
+        judge_by: loss of the samples that judge it.
         settings: settings.
         progress: display of the part that is done.
     """
@@ -117,18 +117,18 @@ class Run:
     def __init__(
         self,
         student: Student,
-        learning: TaughtSamples,
-        judging: TaughtSamples,
-        loss: Loss,
+        objectives: Sequence[tuple[Objective, float]],
+        judge_by: Whole,
         settings: Settings,
         progress: Progress = silent,
     ) -> None:
-        self._student, self._learning, self._judging = student, learning, judging
-        self._loss, self._settings, self._progress = loss, settings, progress
+        self._student, self._objectives, self._judge_by = student, objectives, judge_by
+        self._settings, self._progress = settings, progress
         self._optimizer = UnitAdam(student.learned())
         self._start = self._values()
         self._best, self._best_loss = self._start, math.inf
         self._trials: dict[float, float] = {}
+        self._objective = 0
         self._recent: list[float] = []
         self._stretch: _Stretch | None = None
         self._epoch, self._place, self._judged_for, self._judgements = 0, 0, 0.0, 0
@@ -145,7 +145,7 @@ class Run:
         """
         self._begin = time.monotonic()
         if not self._resume() and not math.isfinite(self._judge()):
-            batch = self._judging.batch(self._judging.order(self._settings.batch)[0])
+            batch = self._judge_by.samples.batch(self._judge_by.samples.order(self._settings.batch)[0])
             place = first_not_finite(self._student.module, batch.feeds)
             raise WeightError(f"tuning: the loss is not finite before the first step{place}")
         while (stretch := self._next_stretch()) is not None:
@@ -161,11 +161,17 @@ class Run:
             return self._stretch
         if self._done >= 1.0:
             return None
-        rate = None if self._settings.rate or self._done > _LATEST_TRIAL else self._rate_to_try()
+        end = self._objectives[self._objective][1]
+        if self._done >= end:
+            self._objective, self._trials, self._start = self._objective + 1, {}, self._best
+            return self._next_stretch()
+        begin = self._objectives[self._objective - 1][1] if self._objective else 0.0
+        is_late = self._done > begin + (end - begin) * _LATEST_TRIAL
+        rate = None if self._settings.rate or is_late else self._rate_to_try()
         if rate is not None:
-            return _Stretch(rate, self._done, self._done + _TRIAL, is_trial=True)
+            return _Stretch(self._objective, rate, self._done, self._done + _TRIAL, is_trial=True)
         self.course.rate = self._settings.rate or min(self._trials or {_FIRST_RATE: 0.0}, key=self._trials.__getitem__)
-        return _Stretch(self.course.rate, self._done, 1.0, is_trial=False)
+        return _Stretch(self._objective, self.course.rate, self._done, end, is_trial=False)
 
     def _rate_to_try(self) -> float | None:
         """The next rate to try: neighbours of the best one; None: these are tried."""
@@ -208,26 +214,26 @@ class Run:
         settings = self._settings
         if settings.seconds is not None:
             return min(self._seconds() / settings.seconds, 1.0)
-        steps = (settings.epochs or 1) * max(len(self._learning.order(settings.batch)), 1)
+        steps = (settings.epochs or 1) * max(len(self._objectives[-1][0].samples.order(settings.batch)), 1)
         return min(self.course.steps / steps, 1.0)
 
     def _batches(self, stretch: _Stretch) -> Iterator[Batch]:
+        samples = self._objectives[stretch.objective][0].samples
         while self._done < stretch.end - 1e-9:
-            order = self._learning.order(self._settings.batch, np.random.default_rng([self._settings.seed, self._epoch]))
+            order = samples.order(self._settings.batch, np.random.default_rng([self._settings.seed, self._epoch]))
             while self._place < len(order):
                 places = order[self._place]
                 self._place += 1
-                yield self._learning.batch(places)
+                yield samples.batch(places)
                 if self._done >= stretch.end - 1e-9:
                     return
             self._epoch, self._place = self._epoch + 1, 0
 
     def _learn(self, batch: Batch, stretch: _Stretch) -> None:
-        loss = self._loss_of(batch)
-        if not math.isfinite(value := float(loss.detach())):
+        value = self._objectives[stretch.objective][0].learn(batch)
+        if not math.isfinite(value):
             place = first_not_finite(self._student.module, batch.feeds)
             raise WeightError(f"tuning: the loss is not finite after {self.course.steps} steps{place}")
-        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step(stretch.rate_at(self._done))
         self._student.constrain()
         self.course.steps += 1
@@ -235,11 +241,6 @@ class Run:
         stage = "finding a rate" if stretch.is_trial else "tuning"
         before = self.course.points[0].held_out
         self._progress(f"{stage}: loss {self._best_loss:.3g}, {before:.3g} before", self._done)
-
-    def _loss_of(self, batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.bfloat16):
-            outputs = self._student(batch.feeds)
-        return self._loss(outputs, batch.outputs)
 
     def _is_to_be_judged(self, stretch: _Stretch) -> bool:
         """Judging is spread evenly, and takes a small part of the time."""
@@ -256,9 +257,9 @@ class Run:
     def _judge(self) -> float:
         """The loss on the samples that judge; where it is the best one, the student's values are kept."""
         begin, total, count = self._seconds(), 0.0, 0
-        for places in self._judging.order(self._settings.batch):
-            batch = self._judging.batch(places)
-            total += len(places) * float(self._loss_of(batch))
+        for places in self._judge_by.samples.order(self._settings.batch):
+            batch = self._judge_by.samples.batch(places)
+            total += len(places) * float(self._judge_by.loss_of(batch))
             count += len(places)
         learning = float(np.mean(self._recent)) if self._recent else None
         self._recent = []
@@ -310,7 +311,7 @@ class Run:
 
 
 # Attributes that are written to the file of an interrupted run as they are.
-_KEPT = ("best", "best_loss", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements")
+_KEPT = ("start", "best", "best_loss", "objective", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements")
 
 
 @contextmanager

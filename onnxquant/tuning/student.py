@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxquant.activations.plan import StaticActivations
@@ -24,10 +26,11 @@ from onnxquant.modules.node import OPERATORS, Node
 from onnxquant.plan.decision import Plan
 from onnxquant.targets import Activations, target_named
 from onnxquant.tuning.batch_norm import STATISTICS, BatchNorm, separate_statistics
-from onnxquant.tuning.quantizers import ActivationQuantizer, DynamicQuantizer, Learned, WeightQuantizer
+from onnxquant.tuning.blocks import Block, blocks_of
+from onnxquant.tuning.quantizers import ActivationQuantizer, DynamicQuantizer, FloatClip, Learned, WeightQuantizer
 from onnxquant.tuning.range_observer import MovingMinMaxObserver
 
-Quantizer = WeightQuantizer | ActivationQuantizer | DynamicQuantizer
+Quantizer = WeightQuantizer | ActivationQuantizer | DynamicQuantizer | FloatClip
 
 # Inputs that hold one number for each channel: biases, and scales of normalization.
 _VECTORS = {
@@ -141,7 +144,7 @@ class Student(nn.Module):
         return replaced
 
     def _clips(self, editor: GraphEditor) -> dict[str, Replacement]:
-        """Nothing in the place of the Clips that the codes behind them replace, whatever range these learn."""
+        """Clips that the codes behind them replace, whatever range these learn: they clip in float alone."""
         assert self._static is not None
         replaced = {}
         for tensor in self._static.tensors:
@@ -151,7 +154,8 @@ class Student(nn.Module):
                 node = None if quantize is None else editor.producer(quantize.input[0])
             while node is not None and node.op_type in ("Relu", "Clip"):
                 if node.op_type == "Clip":
-                    replaced[node.output[0]] = Replacement(nn.Identity(), (node.input[0],))
+                    clip = FloatClip(Node.of(node, self.document.opset))
+                    replaced[node.output[0]] = Replacement(clip, tuple(node.input))
                 node = editor.producer(node.input[0])
         return replaced
 
@@ -256,8 +260,25 @@ class Student(nn.Module):
                 module.constrain()
 
     def quantizers(self) -> list[Quantizer]:
-        """The modules that round."""
+        """The modules that round, or clip where nothing is rounded."""
         return [module for module in self.modules() if isinstance(module, Quantizer)]
+
+    @torch.no_grad()
+    def blocks(self, sample: Mapping[str, NDArray[Any]]) -> list[Block]:
+        """The blocks between tensors that everything passes, and that the float model has too.
+
+        Args:
+            sample: inputs by name, to see which tensors are floats.
+        """
+        floats: set[str] = set()
+
+        def watch(node: Node, results: tuple[Tensor, ...]) -> None:
+            floats.update(n for n, r in zip(node.outputs, results, strict=False) if r.is_floating_point())
+
+        feeds = {name: torch.from_numpy(np.array(array)) for name, array in sample.items()}
+        self.module.run(feeds, self.module.outputs, watch)
+        named = {name for node in self.document.proto.graph.node for name in node.output}
+        return blocks_of(self.module, self._weights.keys(), floats & named)
 
     @contextmanager
     def in_float(self) -> Iterator[None]:
