@@ -311,7 +311,9 @@ class Run:
 
 
 # Attributes that are written to the file of an interrupted run as they are.
-_KEPT = ("start", "best", "best_loss", "objective", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements")
+_KEPT = (
+    "start", "best", "best_loss", "objective", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements",
+)  # fmt: skip
 
 
 @contextmanager
