@@ -128,7 +128,7 @@ class Run:
         self._start = self._values()
         self._best, self._best_loss = self._start, math.inf
         self._trials: dict[float, float] = {}
-        self._objective = 0
+        self._objective, self._tried = 0, 0  # place of the objective, and steps of its trials
         self._recent: list[float] = []
         self._stretch: _Stretch | None = None
         self._epoch, self._place, self._judged_for, self._judgements = 0, 0, 0.0, 0
@@ -163,21 +163,22 @@ class Run:
             return None
         end = self._objectives[self._objective][1]
         if self._done >= end:
-            self._objective, self._trials, self._start = self._objective + 1, {}, self._best
+            self._objective, self._trials, self._tried, self._start = self._objective + 1, {}, 0, self._best
             return self._next_stretch()
         begin = self._objectives[self._objective - 1][1] if self._objective else 0.0
         is_late = self._done > begin + (end - begin) * _LATEST_TRIAL
         rate = None if self._settings.rate or is_late else self._rate_to_try()
         if rate is not None:
             return _Stretch(self._objective, rate, self._done, self._done + _TRIAL, is_trial=True)
-        self.course.rate = self._settings.rate or min(self._trials or {_FIRST_RATE: 0.0}, key=self._trials.__getitem__)
+        trials = self._trials or {_FIRST_RATE: 0.0}
+        self.course.rate = self._settings.rate or min(trials, key=trials.__getitem__)
         return _Stretch(self._objective, self.course.rate, self._done, end, is_trial=False)
 
     def _rate_to_try(self) -> float | None:
         """The next rate to try: neighbours of the best one; None: these are tried."""
         if not self._trials:
             return _FIRST_RATE
-        if self._settings.seconds is not None and self.course.steps < _FEWEST_TRIED * len(self._trials):
+        if self._settings.seconds is not None and self._tried < _FEWEST_TRIED * len(self._trials):
             return None
         best = _RATES.index(min(self._trials, key=self._trials.__getitem__))
         near = [rate for rate in _RATES[max(best - 1, 0) : best + 2] if rate not in self._trials]
@@ -237,6 +238,7 @@ class Run:
         self._optimizer.step(stretch.rate_at(self._done))
         self._student.constrain()
         self.course.steps += 1
+        self._tried += stretch.is_trial
         self._recent.append(value)
         stage = "finding a rate" if stretch.is_trial else "tuning"
         before = self.course.points[0].held_out
@@ -312,6 +314,9 @@ class Run:
 
 # Attributes that are written to the file of an interrupted run as they are.
 _KEPT = (
+    "start", "best", "best_loss", "objective", "trials", "tried", "recent", "epoch", "place", "judged_for", "judged_at",
+    "judgements",
+)  # fmt: skip
     "start", "best", "best_loss", "objective", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements",
 )  # fmt: skip
 

@@ -177,6 +177,16 @@ def test_a_trial_of_few_steps_is_the_only_one(digits, tmp_path, monkeypatch):
     assert set(rates) == {1e-4}
 
 
+def test_a_time_that_is_half_over_before_the_first_trial_takes_the_first_rate(digits, tmp_path, monkeypatch):
+    from onnxquant.tuning import run as runs
+
+    monkeypatch.setattr(runs.Run, "_seconds", lambda self: 1.5 + 0.1 * self.course.steps)
+    report = onnxquant.quantize(
+        MODEL, tmp_path / "x.onnx", data=digits[0], format="q4_0", tune="2s", threads=1, proof=False
+    )
+    assert report.tuning.steps == 5
+
+
 def test_refusals(digits, tmp_path):
     few = tmp_path / "few.npz"
     np.savez(few, image=np.zeros((9, 1, 1, 28, 28), np.float32))
