@@ -317,8 +317,6 @@ _KEPT = (
     "start", "best", "best_loss", "objective", "trials", "tried", "recent", "epoch", "place", "judged_for", "judged_at",
     "judgements",
 )  # fmt: skip
-    "start", "best", "best_loss", "objective", "trials", "recent", "epoch", "place", "judged_for", "judged_at", "judgements",
-)  # fmt: skip
 
 
 @contextmanager
