@@ -107,8 +107,8 @@ class Run:
 
     Args:
         student: the student; at the end it is as it was where it was best.
-        objectives: what it learns by, one after the other, each from where the one before it was best; with the part of the
-            run that is done when it ends.
+        objectives: losses that it follows one after the other, each from where the one before it was best, with the part of
+            the run that is done when it ends.
         judge_by: loss of the samples that judge it.
         settings: settings.
         progress: display of the part that is done.
