@@ -175,8 +175,8 @@ def check_tunable(context: Context) -> None:
 def _refuse_few(split: Split) -> None:
     if not split.apart:
         raise FeedError(
-            f"tune: {len(split.whole)} samples of one source, or too few of them; expected {FEWEST_SAMPLES} to learn from "
-            f"and others that judge"
+            f"tune: the samples ({len(split.whole)}) cannot be parted into some to learn from and others that judge: "
+            f"they are too few, or of one source; expected {FEWEST_SAMPLES + FEWEST_SAMPLES // 2} or more of several sources"
         )
     if len(split.calibrating) < FEWEST_SAMPLES:
         raise FeedError(

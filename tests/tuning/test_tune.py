@@ -242,6 +242,7 @@ def constant(student, teacher):
         (constant, "does not depend on the outputs"),
         (lambda student, teacher: 0.0, "gives float, expected a scalar tensor"),
         ("no_such_module:loss", "tune_loss "),
+        ("math:pi", "tune_loss math:pi: is no function"),
     ],
 )
 def test_a_loss_that_fails_is_an_error_of_ours(loss, message, digits, tmp_path):

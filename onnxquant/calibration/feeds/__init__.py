@@ -159,7 +159,7 @@ def _source(
         if path.suffix.lower() in tables.ENDINGS:
             return tables.Table(path, inputs, steps, facts)
         if isinstance(data, str) and python.is_reference(data):
-            return python.from_python(python.resolve(data), data, limit, python.Target(inputs, steps, facts))
+            return python.from_python(python.samples_named(data), data, limit, python.Target(inputs, steps, facts))
         if steps:
             raise FeedError(f"{data}: preprocess is for folders of images and for texts; {expected(inputs)}")
         if not path.exists() and not path.suffix:

@@ -264,6 +264,16 @@ def resolve(reference: str) -> object:
             near = nearest(attribute, names) if names else ""
             raise FeedError(f"{reference}: {module_name} has no {attribute!r}{near}")
         target = getattr(target, attribute)
+    return target
+
+
+def samples_named(reference: str) -> object:
+    """The samples, or the function that gives them, that ``module:function`` names.
+
+    Raises:
+        FeedError: no such module or name, importing it fails, or it is neither.
+    """
+    target = resolve(reference)
     if not callable(target) and not isinstance(target, Iterable):
         raise FeedError(f"{reference}: is {_kind(target)}, expected a function that gives samples, or samples")
     return target
