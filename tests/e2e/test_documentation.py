@@ -134,7 +134,9 @@ def test_blocks_that_are_not_run_say_why() -> None:
 def test_figures_of_other_pages_are_those_that_were_measured() -> None:
     figure = re.compile(r"(?<![\d.])\d+\.\d\d+(?![\d.])")
     measured = {
-        page for page in PAGES if page.name in ("benchmarks.md", "compatibility.md", "activations.md", "solvers.md")
+        page
+        for page in PAGES
+        if page.stem in ("benchmarks", "compatibility", "activations", "solvers", "tuning", "other_runtimes")
     }
     known = {found for page in measured for found in figure.findall(page.read_text(encoding="utf-8"))}
     known |= {f"{form.bits_per_weight:.4g}" for form in onnxquant.formats.formats()}

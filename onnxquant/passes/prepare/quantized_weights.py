@@ -9,7 +9,7 @@ import onnx
 
 from onnxquant.graph.analysis.quantized import INTEGERS
 from onnxquant.graph.editor import GraphEditor, graph_editors
-from onnxquant.graph.io import Document
+from onnxquant.graph.io import Document, nbytes
 from onnxquant.graph.node import STANDARD, attribute, is_op
 from onnxquant.graph.traverse import subgraphs
 from onnxquant.passes.base import Pass, PassResult
@@ -32,7 +32,8 @@ class FoldQuantizedWeights(Pass):
 
     2. It stays where other nodes read the float weight too: codes would be stored beside it. It stays where codes are
        floats of 8 bits.
-    3. Scales and zero points, also those of activations, that nodes compute of constants become constants.
+    3. Scales and zero points, also those of activations, that nodes compute of constants become constants. They stay where
+       these are smaller: files hold scales of 16 bits behind a Cast.
     """
 
     name = "fold-quantized-weights"
@@ -96,8 +97,9 @@ def _fold_parameter(document: Document, editor: GraphEditor, name: str) -> None:
         return
     own = {output for node in nodes for output in node.output}
     tensors = {n: editor.own_constant(n) for node in nodes for n in node.input if n and n not in own}
-    values = evaluate(document, nodes, {n: renamed(t, n) for n, t in tensors.items() if t is not None})
-    if values is None:
+    sources = {n: renamed(t, n) for n, t in tensors.items() if t is not None}
+    values = evaluate(document, nodes, sources)
+    if values is None or sum(array.nbytes for array in values) > sum(map(nbytes, sources.values())):
         return
     editor.become_constants(nodes[-1], values)
     for node in nodes[-2::-1]:
