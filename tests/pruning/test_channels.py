@@ -158,7 +158,7 @@ def feed(document):
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_what_is_left_computes_what_the_graph_does_without_the_columns(make, tmp_path):
+def test_a_graph_without_channels_equals_one_whose_readers_of_them_are_zero(make, tmp_path):
     document = prepared(make(), tmp_path)
     channels = Channels(document)
     groups = channels.groups()
@@ -195,7 +195,7 @@ def test_places_in_constants_name_the_same_channels_again(make, tmp_path):
     np.testing.assert_array_equal(labels_of(Channels(document), places), np.unique(np.concatenate(going)))
 
 
-def test_the_channels_go_that_add_least_to_their_readers(tmp_path):
+def test_channels_of_least_energy_in_their_readers_are_removed(tmp_path):
     document = prepared(products(), tmp_path)
     channels = Channels(document)
     (group,) = (group for group in channels.groups() if not group.locked)

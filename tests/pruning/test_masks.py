@@ -33,7 +33,7 @@ def test_an_amount_that_is_none_says_what_was_expected(text):
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.77])
-def test_the_smallest_of_a_whole_tensor_go(part):
+def test_the_smallest_magnitudes_of_a_tensor_are_pruned(part):
     weight = weight_of()
     mask = staying(Amount(Pattern.WEIGHTS, part), scores(weight), by_row=False)
     gone = round(part * weight.size)

@@ -148,14 +148,14 @@ def test_rules_prune_their_own_weights(tmp_path):
         ({"prune": "0.5", "goal": "fast"}, "prune: .* leave out one of the two"),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_a_remedy(options, message, tmp_path):
+def test_pruning_options_that_contradict_each_other_are_refused(options, message, tmp_path):
     path = graphs.save(graphs.matmul(), tmp_path / "m.onnx")
     with pytest.raises(RecipeError, match=message):
         onnxquant.quantize(path, tmp_path / "out.onnx", **options)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_command_says_what_zeros_gain_and_what_not(tmp_path):
+def test_the_command_prints_sparsity_and_that_speed_stays(tmp_path):
     path = graphs.save(graphs.matmul(), tmp_path / "m.onnx")
     result = run("quantize", path, "-o", tmp_path / "out.onnx", "--prune", "0.5", "--report", tmp_path / "r.json")
     assert result.exit_code == 0

@@ -40,7 +40,6 @@ def integer_weights(proto: onnx.ModelProto) -> str:
     return ", ".join(f"{count} {op}" for op, count in counts.most_common())
 
 
-
 def rounds_activations(proto: onnx.ModelProto) -> bool:
     """Whether nodes of the main graph round tensors that are no constants to codes, for other nodes to decode."""
     constants = {tensor.name for tensor in proto.graph.initializer}
